@@ -1,0 +1,1 @@
+"""The network: spatial transformer → backbone → pooling → projection → L2-normalised embedding."""

@@ -1,0 +1,66 @@
+"""One branch of the Siamese network; the other branch is the same weights applied to the other picture.
+
+STN → backbone → pooling → projection → L2. Shapes: B pictures, S × S pixels, D = `config.dim`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ndd.config import ModelConfig
+from ndd.model.backbones import make_backbone
+from ndd.model.pooling import make_pooling
+from ndd.model.stn import SpatialTransformer
+
+__all__ = ["Embedding", "SiameseEmbedder"]
+
+
+class Embedding(nn.Module):
+    """Projection of the pooled features to D numbers of unit length."""
+
+    def __init__(self, channels: int, dim: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(channels, dim)
+
+    def forward(self, pooled_BC: Tensor) -> Tensor:
+        return F.normalize(self.project(pooled_BC).float(), dim=1)
+
+
+class SiameseEmbedder(nn.Module):
+    """Picture → L2-normalised embedding.
+
+    With `stn.kind = "none"` the transformer is left out and nothing else differs: the twin it is measured against.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stn = None if config.stn.kind == "none" else SpatialTransformer(config.stn)
+        self.backbone = make_backbone(config.backbone, pretrained=config.pretrained)
+        self.pooling = make_pooling(config.pooling)
+        self.head = Embedding(self.backbone.channels, config.dim)
+
+    def forward(self, x_B3SS: Tensor) -> Tensor:
+        """(B, 3, S, S) in [0, 1] → (B, D), unit length."""
+        embedding, _ = self.embed_with_pose(x_B3SS)
+        return embedding
+
+    def embed_with_pose(self, x_B3SS: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embedding (B, D) and θ (B, P); θ is None without an STN. Training uses θ in the alignment loss."""
+        theta: Tensor | None = None
+        if self.stn is not None:
+            x_B3SS, theta = self.stn(x_B3SS)
+        pooled = self.pooling(self.backbone(x_B3SS))
+        vector: Tensor = self.head(pooled)
+        return vector, theta
+
+    @torch.no_grad()
+    def align(self, x_B3SS: Tensor) -> tuple[Tensor, Tensor]:
+        """What the STN makes of the pictures: (warped (B, 3, S, S), corners of the canonical frame (B, 4, 2) in [-1, 1])."""
+        if self.stn is None:
+            frame = x_B3SS.new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+            return x_B3SS, frame.expand(x_B3SS.shape[0], 4, 2)
+        warped, theta = self.stn(x_B3SS)
+        return warped, self.stn.corners(theta)
