@@ -1,0 +1,1 @@
+"""Near-duplicate image detection that learns: embed, verify, group."""

@@ -1,0 +1,1 @@
+"""Online service on Ray Serve. It comes in a later release: nothing is in here yet."""
