@@ -13,6 +13,7 @@ import ipaddress
 import os
 import socket
 import sys
+from typing import Any
 
 __all__ = ["install"]
 
@@ -53,9 +54,8 @@ def install() -> None:
 
     def hook(event: str, args: tuple[object, ...]) -> None:
         if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
-            sock, address = args[0], args[1]
-            if not isinstance(sock, socket.socket) and getattr(sock, "family", None) is None:
-                return
+            sock: Any = args[0]
+            address = args[1]
             if sock.family not in (socket.AF_INET, socket.AF_INET6) or not isinstance(address, tuple):
                 return
             if _is_local(address[0], own):
