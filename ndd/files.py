@@ -1,0 +1,80 @@
+"""Files that are either whole or absent: atomic writes, durable directories, advisory locks.
+
+`rename` within a directory is atomic on POSIX, but neither the bytes nor the new name survive a power cut until the
+file and its directory have been fsynced (Pillai et al., "All File Systems Are Not Created Equal", OSDI 2014): both are.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ndd.errors import StoreError
+
+__all__ = ["TEMPORARY", "atomic_path", "fsync_directory", "make_directory", "try_lock"]
+
+TEMPORARY = ".ndd-*.tmp*"
+"""Glob of the names that an interrupted `atomic_path` can leave behind."""
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside `path`; when the block ends well, what was written there becomes `path`.
+
+    The temporary name keeps the suffix (some writers choose their format by it). Another process sees the old file or
+    the new one, never a part. When the block raises, `path` is as before and the temporary file is gone.
+    Raises StoreError where the directory or the new name cannot be made durable; what the block raises passes through.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".ndd-{secrets.token_hex(8)}.tmp{target.suffix}")
+    try:
+        yield temporary
+        try:
+            _fsync(temporary)
+            os.replace(temporary, target)
+            fsync_directory(target.parent)
+        except OSError as error:
+            raise StoreError(f"{target}: cannot be written ({error.strerror}); check the directory") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def fsync_directory(directory: str | os.PathLike[str]) -> None:
+    """Make the names in `directory` durable."""
+    _fsync(directory)
+
+
+def make_directory(directory: Path) -> None:
+    """Create `directory` with its parents, durably; one that is there already is fine. Raises StoreError."""
+    missing = [d for d in (directory, *directory.parents) if not d.exists()]
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for made in missing:
+            fsync_directory(made.parent)
+    except OSError as error:
+        raise StoreError(f"{directory}: cannot be used as a directory ({error.strerror}); name another") from error
+
+
+def try_lock(descriptor: int, *, exclusive: bool) -> bool:
+    """Take a `flock` on an open file without waiting; False if another open file holds it.
+
+    The lock ends with the descriptor, hence with the process however it dies: no stale lock is ever left.
+    """
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _fsync(path: str | os.PathLike[str]) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
