@@ -1,0 +1,1 @@
+"""Measures of ranking (`retrieval`) and of decisions (`pairs`)."""
