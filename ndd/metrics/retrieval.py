@@ -17,6 +17,7 @@ __all__ = [
     "OperatingPoint",
     "PrecisionRecall",
     "RetrievalResult",
+    "ScoreRows",
     "average_precision",
     "evaluate_groups",
     "mean_average_precision",

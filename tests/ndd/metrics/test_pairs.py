@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 
 from ndd.metrics.pairs import Confusion, compare_pairs, confusion, pairs_of_groups, roc_auc
 
+FEW = settings(deadline=None, max_examples=40)  # scikit-learn takes milliseconds a call
 decided = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=1, max_size=40)
 
 
@@ -25,6 +26,7 @@ def test_counts_by_hand() -> None:
     assert counts.accuracy == pytest.approx(5 / 7)
 
 
+@FEW
 @given(decided, st.integers(0, 7))
 def test_ratios_are_those_of_scikit_learn(rows: list[tuple[bool, int]], threshold: int) -> None:
     labels, scores = np.array(rows).T
@@ -35,6 +37,7 @@ def test_ratios_are_those_of_scikit_learn(rows: list[tuple[bool, int]], threshol
         assert ours == pytest.approx(expected, nan_ok=True)
 
 
+@FEW
 @given(decided.filter(lambda rows: len({label for label, _ in rows}) == 2))
 def test_auc_is_that_of_scikit_learn(rows: list[tuple[bool, int]]) -> None:
     labels, scores = np.array(rows).T

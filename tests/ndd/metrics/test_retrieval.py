@@ -18,6 +18,7 @@ from ndd.metrics.retrieval import (
     recall_at_k,
 )
 
+FEW = settings(deadline=None, max_examples=40)  # scikit-learn takes milliseconds a call
 # Few distinct values: ties are the rule, as with Hamming distances.
 rankings = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=40).filter(
     lambda ranking: any(flag for _, flag in ranking)
@@ -45,12 +46,14 @@ def test_a_method_that_scores_all_alike_gets_the_base_rate() -> None:
     assert micro_average_precision(np.zeros(50), np.arange(50) < 3) == pytest.approx(3 / 50)
 
 
+@FEW
 @given(rankings)
 def test_average_precision_is_that_of_scikit_learn(ranking: list[tuple[int, bool]]) -> None:
     scores, flags = unzip(ranking)
     assert average_precision(scores, flags) == pytest.approx(average_precision_score(flags, scores))
 
 
+@FEW
 @given(rankings, st.integers(1, 5), st.sampled_from([0.3, 0.5, 0.75, 0.9, 1.0]))
 def test_recall_at_precision_is_the_best_of_all_thresholds(
     ranking: list[tuple[int, bool]], parts: int, wanted: float
@@ -73,6 +76,7 @@ def test_recall_at_precision_is_the_best_of_all_thresholds(
         assert (accepted & flags).sum() / flags.sum() == pytest.approx(point.recall)
 
 
+@FEW
 @given(rankings)
 def test_the_curve_is_that_of_scikit_learn_where_a_positive_stands(ranking: list[tuple[int, bool]]) -> None:
     scores, flags = unzip(ranking)
@@ -111,7 +115,7 @@ def brute_force(scores: NDArray[np.float32], groups: list[str]) -> tuple[float, 
     return float(np.mean(each)), float(average_precision_score(labels, pair_scores))
 
 
-@settings(deadline=None)
+@FEW
 @given(st.integers(0, 1000), st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=18), st.integers(1, 20))
 def test_groups_are_evaluated_as_by_brute_force_however_the_work_is_cut(
     seed: int, groups: list[str], chunk: int
