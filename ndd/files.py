@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ndd.errors import StoreError
 
-__all__ = ["TEMPORARY", "atomic_path", "fsync_directory", "make_directory", "try_lock"]
+__all__ = ["TEMPORARY", "atomic_path", "fsync_directory", "locked", "make_directory", "try_lock"]
 
 TEMPORARY = ".ndd-*.tmp*"
 """Glob of the names that an interrupted `atomic_path` can leave behind."""
@@ -70,6 +70,16 @@ def try_lock(descriptor: int, *, exclusive: bool) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@contextmanager
+def locked(descriptor: int, *, exclusive: bool) -> Iterator[None]:
+    """Hold a `flock` on an open file for the block, waiting for it as long as it takes."""
+    fcntl.flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+    try:
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _fsync(path: str | os.PathLike[str]) -> None:

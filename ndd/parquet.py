@@ -100,7 +100,8 @@ def _cast(values: Any, field: Any, *, where: str) -> Any:
     if pa.types.is_dictionary(have):
         have = have.value_type
     kinds = (_is_text, pa.types.is_integer, pa.types.is_floating, pa.types.is_timestamp, pa.types.is_null)
-    if any(kind(have) and (kind(want) or pa.types.is_null(have)) for kind in kinds):
+    zoneless = pa.types.is_timestamp(have) and pa.types.is_timestamp(want) and (have.tz is None) != (want.tz is None)
+    if not zoneless and any(kind(have) and (kind(want) or pa.types.is_null(have)) for kind in kinds):
         try:
             return values.cast(want, safe=not pa.types.is_floating(want))
         except pa.ArrowException as error:

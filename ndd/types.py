@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NewType
 
@@ -155,5 +155,6 @@ class Decision:
     @property
     def decision_id(self) -> str:
         """Identity of this record: the same answer recorded twice has the same id."""
-        key = "\n".join((self.pair_id, self.verdict, self.relation or "", self.reviewer, self.time.isoformat(), self.source))
+        time = self.time.astimezone(UTC).isoformat()  # the same moment told in another zone is the same answer
+        key = "\n".join((self.pair_id, self.verdict, self.relation or "", self.reviewer, time, self.source))
         return hashlib.sha256(key.encode()).hexdigest()[:32]

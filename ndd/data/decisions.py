@@ -1,0 +1,151 @@
+"""People's decisions about pairs: an append-only, crash-safe store, with CSV and Parquet in and out.
+
+The store is one checksummed CSV log (`ndd.data.journal` says why and what a crash can do). A decision names pictures by
+content, so it survives renames, re-scans, re-indexing and retraining. Nothing is ever changed in place: an answer is
+replaced by a newer one and taken back by a `withdrawn` one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from ndd.data.decision_rows import COLUMNS, cells_of, from_values, read_decisions, write_decisions
+from ndd.data.journal import Damage, Journal
+from ndd.types import Decision, ImageId, Relation, Verdict
+
+__all__ = ["DecisionStore", "settle"]
+
+
+class DecisionStore:
+    """Decisions below `root` (usually `home().decisions`), in `root/decisions.csv`. Creates nothing before an append.
+
+    Any number of processes may append and read at the same time.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self._journal = Journal(Path(root) / "decisions.csv", columns=COLUMNS)
+
+    @property
+    def path(self) -> Path:
+        """The log."""
+        return self._journal.path
+
+    def append(self, decision: Decision) -> bool:
+        """Record one decision; durable when this returns. False if it was there already (same decision_id).
+
+        Raises SchemaError for an id that is no sha256 or text that does not fit on a line, StoreError.
+        """
+        return self.extend([decision]) == 1
+
+    def extend(self, decisions: Iterable[Decision]) -> int:
+        """Record many with one write; how many were new. All of them are checked before the first is written."""
+        rows = [(d.decision_id, cells_of(d, where=f"decision {i}")) for i, d in enumerate(decisions)]
+        with self._journal.writing() as log:
+            known = {row.cells[0] for row in log.rows}
+            new = {key: cells for key, cells in reversed(rows) if key not in known}  # of two alike, the first
+            log.append([new[key] for key in dict.fromkeys(key for key, _ in rows) if key in new])
+        return len(new)
+
+    def load(self) -> list[Decision]:
+        """Every decision ever recorded, oldest record first. Damaged lines are passed over, logged and in `damage()`.
+
+        Raises StoreError if the file is no decision log, SchemaError for a line that this version cannot understand.
+        """
+        rows = self._journal.read()
+        return [
+            from_values(dict(zip(COLUMNS, row.cells, strict=True)), where=f"{self.path}, line {row.line}")
+            for row in rows
+        ]
+
+    def damage(self) -> list[Damage]:
+        """Lines that `load` passed over."""
+        return self._journal.damage()
+
+    def current(self) -> dict[str, Decision]:
+        """pair_id → the decision that stands; see `settle`."""
+        return settle(self.load())
+
+    def must_links(
+        self, ids: Iterable[ImageId] | None = None, *, relation: Relation = Relation.EDITED
+    ) -> list[tuple[ImageId, ImageId]]:
+        """Pairs of pictures a person called duplicates, for grouping; ascending, each pair as (left_id, right_id).
+
+        ids: only pairs of which both pictures are among these; None for all. relation: the loosest relation that the
+        run counts as a duplicate: an answer that names a looser one (`scene`, say) does not link.
+        """
+        return self._links(ids, lambda d: d.verdict is Verdict.DUPLICATE and _within(d, relation))
+
+    def cannot_links(
+        self, ids: Iterable[ImageId] | None = None, *, relation: Relation = Relation.EDITED
+    ) -> list[tuple[ImageId, ImageId]]:
+        """Pairs a person called distinct, or duplicates only in a looser relation than the run counts; as above.
+
+        `unsure` links in neither way.
+        """
+        return self._links(
+            ids,
+            lambda d: d.verdict is Verdict.DISTINCT or (d.verdict is Verdict.DUPLICATE and not _within(d, relation)),
+        )
+
+    def export(self, path: str | os.PathLike[str]) -> int:
+        """Write every decision to a `.csv` or `.parquet` file, by time; how many. Raises UsageError, StoreError."""
+        decisions = sorted(self.load(), key=_age)
+        write_decisions(path, decisions)
+        return len(decisions)
+
+    def import_from(self, path: str | os.PathLike[str]) -> int:
+        """Record the decisions of a `.csv` or `.parquet` file; how many were new. One bad row and nothing is recorded.
+
+        Raises UsageError, InputError, SchemaError naming the line or row and the column, StoreError.
+        """
+        return self.extend(read_decisions(path))
+
+    def _links(
+        self, ids: Iterable[ImageId] | None, wanted: Callable[[Decision], bool]
+    ) -> list[tuple[ImageId, ImageId]]:
+        among = None if ids is None else frozenset(ids)
+        return sorted(
+            (d.left_id, d.right_id)
+            for d in self.current().values()
+            if wanted(d) and (among is None or (d.left_id in among and d.right_id in among))
+        )
+
+
+def settle(decisions: Iterable[Decision]) -> dict[str, Decision]:
+    """pair_id → the decision that stands, whatever the order of `decisions`.
+
+    Each reviewer's word on a pair is their newest answer; an answer that another one on the same pair `supersedes` is
+    void, and a reviewer whose newest answer is `withdrawn` or void has no word (an older one does not come back).
+    Where several reviewers have a word, the newest stands. Equal times are told apart by decision_id. A pair on which
+    nobody has a word is absent.
+    """
+    by_pair: dict[str, list[Decision]] = {}
+    for decision in decisions:
+        by_pair.setdefault(decision.pair_id, []).append(decision)
+    standing = {pair: _standing(answers) for pair, answers in sorted(by_pair.items())}
+    return {pair: decision for pair, decision in standing.items() if decision is not None}
+
+
+def _standing(answers: list[Decision]) -> Decision | None:
+    """The decision that stands among all answers on one pair."""
+    superseded_by: dict[str, set[str]] = {}
+    for answer in answers:
+        if answer.supersedes is not None:
+            superseded_by.setdefault(answer.supersedes, set()).add(answer.reviewer)
+    newest: dict[str, Decision] = {}
+    for answer in sorted(answers, key=_age):
+        # A reviewer's own correction wins over what it corrects even where a clock was set back in between.
+        if answer.reviewer not in superseded_by.get(answer.decision_id, ()):
+            newest[answer.reviewer] = answer
+    words = [a for a in newest.values() if a.verdict is not Verdict.WITHDRAWN and a.decision_id not in superseded_by]
+    return max(words, key=_age, default=None)
+
+
+def _age(decision: Decision) -> tuple[object, ...]:
+    return (decision.time, decision.decision_id)
+
+
+def _within(decision: Decision, loosest: Relation) -> bool:
+    return decision.relation is None or decision.relation.within(loosest)
