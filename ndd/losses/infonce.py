@@ -1,0 +1,47 @@
+"""InfoNCE over positive pairs, and its relative against fixed prototypes.
+
+Source: van den Oord, Li, Vinyals 2018 (arXiv:1807.03748), eq. 4; in the symmetric form of SimCLR (arXiv:2002.05709, eq. 1).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["info_nce_loss", "prototype_loss"]
+
+
+def info_nce_loss(
+    a_BD: Tensor,
+    b_BD: Tensor,
+    *,
+    temperature: float,
+    all_a_ND: Tensor | None = None,
+    all_b_ND: Tensor | None = None,
+    offset: int = 0,
+) -> Tensor:
+    """Each view must find its partner among all views of the batch, in both directions.
+
+    a, b: (B, D) unit vectors; row i of `a` and row i of `b` are views of one picture. all_a, all_b: (N, D) the views of
+    every worker in rank order (default: just these), row `offset + i` being row i here. For the 2 B anchors the
+    candidates are the 2 N − 1 other views; the loss is the mean of −log softmax(partner / temperature).
+    """
+    all_a = a_BD if all_a_ND is None else all_a_ND
+    all_b = b_BD if all_b_ND is None else all_b_ND
+    batch, total = a_BD.shape[0], all_a.shape[0]
+    own = torch.arange(batch, device=a_BD.device) + offset
+    everything = torch.cat([all_a, all_b])  # partner of a_i is total + own_i, partner of b_i is own_i
+    logits = torch.cat([a_BD, b_BD]) @ everything.T / temperature
+    itself = torch.cat([own, own + total])
+    logits = logits.scatter(1, itself[:, None], float("-inf"))
+    return F.cross_entropy(logits, torch.cat([own + total, own]))
+
+
+def prototype_loss(z_BD: Tensor, prototypes_ND: Tensor, target_B: Tensor, *, temperature: float) -> Tensor:
+    """Each view must find the fixed prototype of its own picture among those of all training pictures.
+
+    z: (B, D) unit vectors. prototypes: (N, D) unit vectors, e.g. a teacher's features of the clean pictures
+    (distillation by instance classification; the softmax of Wu et al. 2018, arXiv:1805.01978, eq. 2). target: (B,) rows.
+    """
+    return F.cross_entropy(z_BD @ prototypes_ND.T / temperature, target_B)

@@ -1,0 +1,125 @@
+"""Everything a training run depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ndd.config import Config, ModelConfig, check
+from ndd.data.edits import EditConfig
+
+__all__ = ["LossConfig", "OptimConfig", "Stage", "TrainConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig(Config):
+    """Which losses, with which weights. `kind` also says what stream feeds the run."""
+
+    kind: Literal["contrastive", "triplet", "infonce"] = "infonce"
+    """contrastive: labelled pairs; triplet: triplets; infonce: two views of each picture, the rest of the batch as negatives."""
+    distance: Literal["cosine", "euclidean"] = "euclidean"
+    """Distance inside contrastive and triplet loss."""
+    margin: float = 1.0
+    """Margin of contrastive and triplet loss, in units of `distance`."""
+    temperature: float = 0.07
+    """Of InfoNCE and of the teacher's softmax."""
+    teacher: float = 0.0
+    """Weight of the prototype loss (needs teacher features)."""
+    alignment: float = 0.5
+    """Weight of the STN's agreement between two views of a picture."""
+    pose: float = 0.5
+    """Weight of the STN's distance to the known pose."""
+
+    def __post_init__(self) -> None:
+        check(self.margin > 0, f"loss.margin must be positive, got {self.margin}")
+        check(self.temperature > 0, f"loss.temperature must be positive, got {self.temperature}")
+        for name in ("teacher", "alignment", "pose"):
+            check(getattr(self, name) >= 0, f"loss.{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig(Config):
+    """Optimiser and schedule."""
+
+    name: Literal["adam", "adamw"] = "adamw"
+    """`adam` couples weight decay with the gradient, as the paper; `adamw` decouples it."""
+    lr: float = 2e-3
+    weight_decay: float = 0.02
+    """Not applied to biases and normalisation."""
+    localization_lr: float = 0.5
+    """Learning rate of the localization network as a share of `lr`: a pose that jumps ruins what the trunk has learnt."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    schedule: Literal["cosine", "step", "plateau", "constant"] = "cosine"
+    warmup: float = 0.03
+    """Share of the run in which the rate rises linearly."""
+    step_epochs: int = 10
+    """step: every so many epochs the rate is multiplied by `gamma`; plateau: patience in epochs."""
+    gamma: float = 0.1
+    ema: float = 0.998
+    """Decay of the weights' moving average, which is what is saved; 0 turns it off."""
+
+    def __post_init__(self) -> None:
+        check(self.lr > 0, f"optim.lr must be positive, got {self.lr}")
+        check(self.weight_decay >= 0, f"optim.weight_decay must not be negative, got {self.weight_decay}")
+        check(0 <= self.localization_lr <= 10, f"optim.localization_lr must lie in 0…10, got {self.localization_lr}")
+        check(self.clip > 0, f"optim.clip must be positive, got {self.clip}")
+        check(0 <= self.warmup < 1, f"optim.warmup must lie in 0…1, got {self.warmup}")
+        check(0 <= self.ema < 1, f"optim.ema must lie in 0…1, got {self.ema}")
+        check(self.step_epochs >= 1, f"optim.step_epochs must be at least 1, got {self.step_epochs}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(Config):
+    """A stretch of the run at one resolution."""
+
+    until: float
+    """Share of the run at which it ends."""
+    size: int
+    """Side of the training views, pixels."""
+    batch: int
+    """Examples per step, over all workers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Config):
+    """A whole training run. The same digest means the same run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    edits: EditConfig = field(default_factory=EditConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    stages: tuple[Stage, ...] = (Stage(until=1.0, size=96, batch=96),)
+    """Progressive resolution: consecutive stretches, the last until 1."""
+    epochs: int = 25
+    examples: int | None = None
+    """Examples per epoch; all training pictures if None."""
+    ramp: float = 0.4
+    """Share of the run over which edits grow to full strength: strong edits from the first step converge very slowly."""
+    start_strength: float = 0.1
+    seed: int = 0
+    holdout: float = 0.2
+    """Share of pictures (by group) kept for validation."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    freeze_batchnorm: bool = False
+    """Keep BatchNorm's statistics as they are (fine-tuning; exact comparison of several workers with one)."""
+
+    def __post_init__(self) -> None:
+        check(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
+        check(len(self.stages) > 0 and self.stages[-1].until == 1.0, "the last of `stages` must have until = 1.0")
+        check(all(a.until < b.until for a, b in zip(self.stages, self.stages[1:], strict=False)), "`stages` must have rising `until`")
+        check(all(s.batch >= 2 for s in self.stages), "every stage needs a batch of at least 2")
+        check(0 <= self.ramp <= 1, f"ramp must lie in 0…1, got {self.ramp}")
+        check(0 <= self.start_strength <= 1, f"start_strength must lie in 0…1, got {self.start_strength}")
+        check(0 <= self.holdout < 1, f"holdout must lie in 0…1, got {self.holdout}")
+        check(self.examples is None or self.examples >= 2, f"examples must be at least 2, got {self.examples}")
+
+    def stage_at(self, progress: float) -> Stage:
+        """The stage of a share of the run in [0, 1]."""
+        return next(s for s in self.stages if progress < s.until or s.until == 1.0)
+
+    def strength_at(self, progress: float) -> float:
+        """Strength of the edits at a share of the run in [0, 1]."""
+        if self.ramp == 0:
+            return 1.0
+        return min(1.0, self.start_strength + (1.0 - self.start_strength) * progress / self.ramp)

@@ -1,0 +1,224 @@
+"""One training step, the same for every engine: loss of a batch, gradient, update.
+
+Shapes: B examples, R roles (2 or 3), S × S pixels, D numbers of an embedding, N pictures with teacher features.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ndd.losses import (
+    alignment_loss,
+    contrastive_loss,
+    cosine_distance,
+    euclidean_distance,
+    info_nce_loss,
+    pose_loss,
+    prototype_loss,
+    triplet_loss,
+)
+from ndd.losses.gather import gather_with_grad
+from ndd.model.siamese import SiameseEmbedder
+from ndd.training.config import LossConfig, OptimConfig, TrainConfig
+from ndd.training.plan import Batch
+
+__all__ = ["Branches", "TrainState", "batch_loss", "make_state", "train_step"]
+
+
+class Branches(nn.Module):
+    """Both branches in one forward pass: what DistributedDataParallel wraps."""
+
+    def __init__(self, model: SiameseEmbedder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, views_V3SS: Tensor) -> tuple[Tensor, Tensor | None]:
+        """uint8 or float views → embeddings (V, D), θ (V, P) or None."""
+        x = views_V3SS.float().div(255) if views_V3SS.dtype == torch.uint8 else views_V3SS
+        return self.model.embed_with_pose(x.contiguous(memory_format=torch.channels_last))
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """What changes during a run. `branches` is what is called: the module itself or its DDP wrapper."""
+
+    config: TrainConfig
+    model: SiameseEmbedder
+    branches: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: SiameseEmbedder
+    prototypes: Tensor | None = None
+    step: int = 0
+    plateau: float = 1.0
+    """Factor on the learning rate that `schedule = "plateau"` has come to."""
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs; tensors on the CPU."""
+        return {
+            "config": self.config.to_dict(),
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "plateau": self.plateau,
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.plateau, self.history = state["step"], state["plateau"], list(state["history"])
+
+
+def make_state(config: TrainConfig, *, device: torch.device | str = "cpu", prototypes: Tensor | None = None) -> TrainState:
+    """A fresh run: weights drawn from the seed, identity STN."""
+    torch.manual_seed(config.seed)
+    model = SiameseEmbedder(config.model).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return TrainState(
+        config=config,
+        model=model,
+        branches=Branches(model),
+        optimizer=_optimizer(model, config.optim),
+        average=copy.deepcopy(model).requires_grad_(False),
+        prototypes=None if prototypes is None else prototypes.to(device),
+    )
+
+
+def _optimizer(model: SiameseEmbedder, config: OptimConfig) -> torch.optim.Optimizer:
+    groups: list[dict[str, Any]] = []
+    for localization in (False, True):
+        for decays in (False, True):
+            parameters = [
+                p for name, p in model.named_parameters() if name.startswith("stn.") == localization and (p.ndim > 1) == decays
+            ]
+            share = config.localization_lr if localization else 1.0
+            if parameters:
+                groups.append({"params": parameters, "weight_decay": config.weight_decay * decays, "share": share})
+    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    return kind(groups, lr=config.lr)
+
+
+def learning_rate(config: TrainConfig, *, progress: float, epoch: int, plateau: float) -> float:
+    """Learning rate at a share of the run: linear warm-up, then the schedule."""
+    optim = config.optim
+    if progress < optim.warmup:
+        return optim.lr * (progress + 1e-3) / (optim.warmup + 1e-3)
+    if optim.schedule == "cosine":
+        return optim.lr * 0.5 * (1 + math.cos(math.pi * (progress - optim.warmup) / (1 - optim.warmup)))
+    if optim.schedule == "step":
+        return optim.lr * optim.gamma ** (epoch // optim.step_epochs)
+    return optim.lr * plateau
+
+
+def batch_loss(
+    batch: Batch, z: tuple[Tensor, ...], corners: tuple[Tensor, ...], config: LossConfig, prototypes: Tensor | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weighted sum of the configured losses, and each of them by name.
+
+    z: R of (B, D). corners: R of (B, 4, 2), empty without an STN.
+    """
+    parts = {config.kind: _metric_loss(batch, z, config)}
+    total = parts[config.kind]
+    if config.teacher > 0:
+        if prototypes is None:
+            raise ValueError("loss.teacher is set but there are no teacher features; give them or set loss.teacher to 0")
+        # Pictures of label 1 differ between the roles: only the first view's picture is known to the batch.
+        known = z if config.kind == "infonce" else z[:1]
+        losses = [prototype_loss(v, prototypes, batch.pictures, temperature=config.temperature) for v in known]
+        parts["teacher"] = torch.stack(losses).mean()
+        total = total + config.teacher * parts["teacher"]
+    if corners and config.pose > 0:
+        parts["pose"] = torch.stack([pose_loss(c, p) for c, p in zip(corners, batch.pose, strict=True)]).mean()
+        total = total + config.pose * parts["pose"]
+    if corners and config.alignment > 0:
+        same = batch.labels == 0
+        if bool(same.any()):
+            h_a, h_b = batch.view_to_picture[0][same], batch.view_to_picture[1][same]
+            parts["alignment"] = alignment_loss(corners[0][same], corners[1][same], h_a, h_b)
+            total = total + config.alignment * parts["alignment"]
+    return total, parts
+
+
+def _metric_loss(batch: Batch, z: tuple[Tensor, ...], config: LossConfig) -> Tensor:
+    measure = euclidean_distance if config.distance == "euclidean" else cosine_distance
+    if config.kind == "contrastive":
+        return contrastive_loss(measure(z[0], z[1]), batch.labels, margin=config.margin)
+    if config.kind == "triplet":
+        return triplet_loss(measure(z[0], z[1]), measure(z[0], z[2]), margin=config.margin)
+    (all_a, offset), (all_b, _) = gather_with_grad(z[0]), gather_with_grad(z[1])
+    return info_nce_loss(z[0], z[1], temperature=config.temperature, all_a_ND=all_a, all_b_ND=all_b, offset=offset)
+
+
+def train_step(state: TrainState, batch: Batch, *, progress: float, epoch: int) -> dict[str, float]:
+    """Update `state` by one batch; return losses and health figures as numbers."""
+    config = state.config
+    state.branches.train()
+    if config.freeze_batchnorm:
+        _freeze_batchnorm(state.model)
+    rate = learning_rate(config, progress=progress, epoch=epoch, plateau=state.plateau)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate * group["share"]
+    roles = len(batch.views)
+    device = batch.views[0].device
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        vectors, theta = state.branches(torch.cat(batch.views))
+    z = vectors.chunk(roles)
+    corners: tuple[Tensor, ...] = ()
+    if theta is not None and state.model.stn is not None:
+        corners = state.model.stn.corners(theta).chunk(roles)
+    loss, parts = batch_loss(batch, z, corners, config.loss, state.prototypes)
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss.item()} at step {state.step}; lower optim.lr or raise loss.temperature")
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip)
+    state.optimizer.step()
+    state.step += 1
+    _update_average(state)
+    figures = {"loss": loss, "grad_norm": norm, **{f"loss_{k}": v for k, v in parts.items()}, **_health(z, corners, batch)}
+    return {"lr": rate, **{name: float(value.detach()) for name, value in figures.items()}}
+
+
+def _freeze_batchnorm(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+@torch.no_grad()
+def _update_average(state: TrainState) -> None:
+    # A young average would remember the random start: let its memory grow with the run (as in TensorFlow's EMA).
+    decay = min(state.config.optim.ema, (1 + state.step) / (10 + state.step)) if state.config.optim.ema else 0.0
+    for mean, value in zip(state.average.state_dict().values(), state.model.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
+
+
+@torch.no_grad()
+def _health(z: tuple[Tensor, ...], corners: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
+    """Signs of life: a collapsing model shows in the negatives' similarity and the centre's norm long before the loss."""
+    a, b = z[0].float(), z[1].float()
+    similarity = a @ b.T
+    stranger = batch.pictures[:, None] != batch.pictures[None, :]
+    same = batch.labels == 0
+    figures = {
+        "similarity_positive": similarity.diagonal()[same].mean() if bool(same.any()) else similarity.new_tensor(float("nan")),
+        "similarity_negative": similarity[stranger].mean(),
+        "similarity_nearest_negative": similarity.masked_fill(~stranger, -1.0).amax(dim=1).mean(),
+        "centre_norm": torch.cat([a, b]).mean(dim=0).norm(),
+    }
+    if corners:
+        frame = corners[0].new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+        figures["corner_displacement"] = torch.cat(corners).sub(frame).norm(dim=2).mean()
+    return figures
