@@ -24,6 +24,7 @@ OFFLINE = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's services listen on loopback alone
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 # What a shell may carry and a test must not see.
