@@ -218,7 +218,7 @@ class FindConfig(Config):
     hash_bits: int = 40
     """Largest Hamming distance of two perceptual hashes (of 256 bits) that makes a candidate by itself."""
     verify: typing.Literal["none", "keypoints"] = "keypoints"
-    """`keypoints`: SIFT + RANSAC on candidates whose descriptor alone does not settle them. `none`: descriptor and hash only."""
+    """`keypoints`: SIFT + RANSAC on candidates that the descriptor does not settle. `none`: descriptor and hash only."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
 
     def __post_init__(self) -> None:

@@ -85,7 +85,9 @@ def _overlays(x: Tensor, rectangles_VRP: Tensor, texture_V: Tensor, others_V3HW:
     grid_x, grid_y = base_grid(size, size, like=x).unbind(dim=-1)
     other = None
     if others_V3HW is not None:
-        other = F.interpolate(others_V3HW[used].float().div_(255), size=(size, size), mode="bilinear", align_corners=False)
+        other = F.interpolate(
+            others_V3HW[used].float().div_(255), size=(size, size), mode="bilinear", align_corners=False
+        )
     for index in range(RECTANGLES):
         values = rectangles_VRP[used, index][:, :, None, None]
         u = (grid_x - values[:, 0]) / values[:, 2]
@@ -138,13 +140,22 @@ def _noise(texture_V: Tensor, size: int) -> Tensor:
 _YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 # Annex K of ITU-T T.81: the tables most encoders scale.
 _LUMA_TABLE = (
-    (16, 11, 10, 16, 24, 40, 51, 61), (12, 12, 14, 19, 26, 58, 60, 55), (14, 13, 16, 24, 40, 57, 69, 56), (14, 17, 22, 29, 51, 87, 80, 62),
-    (18, 22, 37, 56, 68, 109, 103, 77), (24, 35, 55, 64, 81, 104, 113, 92), (49, 64, 78, 87, 103, 121, 120, 101), (72, 92, 95, 98, 112, 100, 103, 99),
-)  # fmt: skip
+    (16, 11, 10, 16, 24, 40, 51, 61),
+    (12, 12, 14, 19, 26, 58, 60, 55),
+    (14, 13, 16, 24, 40, 57, 69, 56),
+    (14, 17, 22, 29, 51, 87, 80, 62),
+    (18, 22, 37, 56, 68, 109, 103, 77),
+    (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101),
+    (72, 92, 95, 98, 112, 100, 103, 99),
+)
 _CHROMA_TABLE = (
-    (17, 18, 24, 47, 99, 99, 99, 99), (18, 21, 26, 66, 99, 99, 99, 99), (24, 26, 56, 99, 99, 99, 99, 99), (47, 66, 99, 99, 99, 99, 99, 99),
+    (17, 18, 24, 47, 99, 99, 99, 99),
+    (18, 21, 26, 66, 99, 99, 99, 99),
+    (24, 26, 56, 99, 99, 99, 99, 99),
+    (47, 66, 99, 99, 99, 99, 99, 99),
     *((99,) * 8,) * 4,
-)  # fmt: skip
+)
 
 
 def _jpeg(x: Tensor, quality_V: Tensor) -> Tensor:

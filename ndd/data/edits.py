@@ -64,8 +64,23 @@ class EditConfig(Config):
     def __post_init__(self) -> None:
         check(0.0 < self.min_area <= 1.0, f"edits.min_area must lie in 0…1, got {self.min_area}")
         check(self.squash >= 1.0, f"edits.squash is a ratio of at least 1, got {self.squash}")
-        check(0.0 <= self.perspective_extent < 0.9, f"edits.perspective_extent must lie in 0….9, got {self.perspective_extent}")
-        for name in ("rotate", "quarter", "mirror", "perspective", "pad", "overlay", "colour", "grey", "blur", "noise", "jpeg"):
+        check(
+            0.0 <= self.perspective_extent < 0.9,
+            f"edits.perspective_extent must lie in 0….9, got {self.perspective_extent}",
+        )
+        for name in (
+            "rotate",
+            "quarter",
+            "mirror",
+            "perspective",
+            "pad",
+            "overlay",
+            "colour",
+            "grey",
+            "blur",
+            "noise",
+            "jpeg",
+        ):
             check(0.0 <= getattr(self, name) <= 1.0, f"edits.{name} is a share in 0…1, got {getattr(self, name)}")
 
 
@@ -230,7 +245,9 @@ def _rectangles(rng: np.random.Generator, s: Doubles, config: EditConfig) -> Flo
     centre[bar, 0, 0] = 0.0
     centre[bar, 0, 1] = np.where(rng.random(int(bar.sum())) < 0.5, -1.0, 1.0) * (1.0 - half[bar, 0, 1])
     opacity = np.where(rng.random((n, r)) < 0.6, 1.0, rng.uniform(0.3, 0.9, (n, r)))
-    colours = np.where(rng.random((n, r, 1)) < 0.6, rng.choice([0.0, 1.0], (n, r, 2)).repeat(3, axis=2), rng.random((n, r, 6)))
+    colours = np.where(
+        rng.random((n, r, 1)) < 0.6, rng.choice([0.0, 1.0], (n, r, 2)).repeat(3, axis=2), rng.random((n, r, 6))
+    )
     cells = rng.uniform(0.03, 0.12, (n, r, 2))
     parts = [centre, half, kind[..., None], opacity[..., None], colours, cells]
     return np.concatenate(parts, axis=2).astype(np.float32)

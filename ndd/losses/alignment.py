@@ -22,7 +22,9 @@ def map_points(homography_B33: Tensor, points_BN2: Tensor) -> Tensor:
     return projected[..., :2] / depth
 
 
-def alignment_loss(corners_a_B42: Tensor, corners_b_B42: Tensor, view_to_picture_a_B33: Tensor, view_to_picture_b_B33: Tensor) -> Tensor:
+def alignment_loss(
+    corners_a_B42: Tensor, corners_b_B42: Tensor, view_to_picture_a_B33: Tensor, view_to_picture_b_B33: Tensor
+) -> Tensor:
     """θ_A and θ_B must agree up to the known T = H_B⁻¹ H_A: mean Huber error, both directions, in view coordinates.
 
     A constant θ cannot satisfy it unless T is the identity. It is indifferent to a common zoom, which shrinks the error

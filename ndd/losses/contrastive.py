@@ -22,7 +22,9 @@ def cosine_distance(a_BD: Tensor, b_BD: Tensor) -> Tensor:
     return 1.0 - (a_BD * b_BD).sum(dim=1)
 
 
-def contrastive_loss(distance_B: Tensor, label_B: Tensor, *, margin: float = 1.0, weight_B: Tensor | None = None) -> Tensor:
+def contrastive_loss(
+    distance_B: Tensor, label_B: Tensor, *, margin: float = 1.0, weight_B: Tensor | None = None
+) -> Tensor:
     """Mean over pairs of ½ (1 − y) d² + ½ y max(0, margin − d)².
 
     distance: (B,) ≥ 0. label: (B,), 0 = duplicate, 1 = not. weight: (B,) ≥ 0, e.g. of a person's decisions;

@@ -7,7 +7,9 @@ from torch import Tensor
 __all__ = ["triplet_loss"]
 
 
-def triplet_loss(positive_B: Tensor, negative_B: Tensor, *, margin: float = 0.2, weight_B: Tensor | None = None) -> Tensor:
+def triplet_loss(
+    positive_B: Tensor, negative_B: Tensor, *, margin: float = 0.2, weight_B: Tensor | None = None
+) -> Tensor:
     """Mean over triplets of max(0, d(a, p) − d(a, n) + margin).
 
     positive, negative: (B,) distances of the anchor to its positive and its negative (squared or not: the caller's choice).

@@ -154,7 +154,11 @@ class LocalizationNet(nn.Module):
         channels = [3, width, 2 * width, 4 * width, 4 * width]
         layers: list[nn.Module] = []
         for inside, outside in zip(channels, channels[1:], strict=False):
-            layers += [nn.Conv2d(inside, outside, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(inplace=True)]
+            layers += [
+                nn.Conv2d(inside, outside, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(outside),
+                nn.ReLU(inplace=True),
+            ]
         self.features = nn.Sequential(*layers)
         side = size
         for _ in channels[1:]:

@@ -16,7 +16,7 @@ class LossConfig(Config):
     """Which losses, with which weights. `kind` also says what stream feeds the run."""
 
     kind: Literal["contrastive", "triplet", "infonce"] = "infonce"
-    """contrastive: labelled pairs; triplet: triplets; infonce: two views of each picture, the rest of the batch as negatives."""
+    """contrastive: labelled pairs; triplet: triplets; infonce: two views of a picture, the rest of the batch as negatives."""
     distance: Literal["cosine", "euclidean"] = "euclidean"
     """Distance inside contrastive and triplet loss."""
     margin: float = 1.0
@@ -107,7 +107,10 @@ class TrainConfig(Config):
     def __post_init__(self) -> None:
         check(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
         check(len(self.stages) > 0 and self.stages[-1].until == 1.0, "the last of `stages` must have until = 1.0")
-        check(all(a.until < b.until for a, b in zip(self.stages, self.stages[1:], strict=False)), "`stages` must have rising `until`")
+        check(
+            all(a.until < b.until for a, b in zip(self.stages, self.stages[1:], strict=False)),
+            "`stages` must have rising `until`",
+        )
         check(all(s.batch >= 2 for s in self.stages), "every stage needs a batch of at least 2")
         check(0 <= self.ramp <= 1, f"ramp must lie in 0…1, got {self.ramp}")
         check(0 <= self.start_strength <= 1, f"start_strength must lie in 0…1, got {self.start_strength}")

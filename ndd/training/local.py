@@ -143,7 +143,12 @@ def finish_epoch(
     held: NDArray[np.int64],
 ) -> dict[str, float]:
     """Validate the averaged weights, let the plateau schedule see the result, and sum the epoch up."""
-    summary: dict[str, Any] = {"epoch": plan.epoch, "steps": state.step, "size": plan.stage.size, **epoch_summary(figures)}
+    summary: dict[str, Any] = {
+        "epoch": plan.epoch,
+        "steps": state.step,
+        "size": plan.stage.size,
+        **epoch_summary(figures),
+    }
     if len(held) > 1:
         summary |= validate(state.average, images_NHW3, held, size=plan.stage.size, edits=state.config.edits)
         _plateau(state, summary)

@@ -87,7 +87,9 @@ def plan_epoch(config: TrainConfig, pictures: Indexes, *, epoch: int) -> EpochPl
     progress = (epoch + np.arange(count) / count) / config.epochs
     strength = np.array([config.strength_at(float(p)) for p in progress])
     # The first view is edited half as strongly: pairs of an original and its copy are what is met in practice.
-    edits = tuple(draw_edits(rng, strength * (0.5 if role == 0 else 1.0), config.edits) for role in range(roles.shape[1]))
+    edits = tuple(
+        draw_edits(rng, strength * (0.5 if role == 0 else 1.0), config.edits) for role in range(roles.shape[1])
+    )
     return EpochPlan(
         epoch=epoch,
         stage=config.stage_at(epoch / config.epochs),
@@ -105,7 +107,9 @@ def _strangers(rng: np.random.Generator, order: Indexes, pictures: Indexes) -> I
     return pictures[(here + rng.integers(1, len(pictures), len(order))) % len(pictures)]
 
 
-def make_batch(plan: EpochPlan, rows: slice, images_NHW3: NDArray[np.uint8], *, device: torch.device | str = "cpu") -> Batch:
+def make_batch(
+    plan: EpochPlan, rows: slice, images_NHW3: NDArray[np.uint8], *, device: torch.device | str = "cpu"
+) -> Batch:
     """Cut the pictures of `rows` out of `images` (a pack, possibly memory-mapped) and carry out their edits.
 
     On a GPU only the stored pictures travel; the edits are made there.

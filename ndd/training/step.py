@@ -79,7 +79,9 @@ class TrainState:
         self.step, self.plateau, self.history = state["step"], state["plateau"], list(state["history"])
 
 
-def make_state(config: TrainConfig, *, device: torch.device | str = "cpu", prototypes: Tensor | None = None) -> TrainState:
+def make_state(
+    config: TrainConfig, *, device: torch.device | str = "cpu", prototypes: Tensor | None = None
+) -> TrainState:
     """A fresh run: weights drawn from the seed, identity STN."""
     torch.manual_seed(config.seed)
     model = SiameseEmbedder(config.model).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -98,7 +100,9 @@ def _optimizer(model: SiameseEmbedder, config: OptimConfig) -> torch.optim.Optim
     for localization in (False, True):
         for decays in (False, True):
             parameters = [
-                p for name, p in model.named_parameters() if name.startswith("stn.") == localization and (p.ndim > 1) == decays
+                p
+                for name, p in model.named_parameters()
+                if name.startswith("stn.") == localization and (p.ndim > 1) == decays
             ]
             share = config.localization_lr if localization else 1.0
             if parameters:
@@ -126,11 +130,13 @@ def batch_loss(
 
     z: R of (B, D). corners: R of (B, 4, 2), empty without an STN.
     """
-    parts = {config.kind: _metric_loss(batch, z, config)}
+    parts: dict[str, Tensor] = {config.kind: _metric_loss(batch, z, config)}
     total = parts[config.kind]
     if config.teacher > 0:
         if prototypes is None:
-            raise ValueError("loss.teacher is set but there are no teacher features; give them or set loss.teacher to 0")
+            raise ValueError(
+                "loss.teacher is set but there are no teacher features; give them or set loss.teacher to 0"
+            )
         # Pictures of label 1 differ between the roles: only the first view's picture is known to the batch.
         known = z if config.kind == "infonce" else z[:1]
         losses = [prototype_loss(v, prototypes, batch.pictures, temperature=config.temperature) for v in known]
@@ -177,14 +183,21 @@ def train_step(state: TrainState, batch: Batch, *, progress: float, epoch: int) 
         corners = state.model.stn.corners(theta).chunk(roles)
     loss, parts = batch_loss(batch, z, corners, config.loss, state.prototypes)
     if not torch.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss.item()} at step {state.step}; lower optim.lr or raise loss.temperature")
+        raise FloatingPointError(
+            f"the loss is {loss.item()} at step {state.step}; lower optim.lr or raise loss.temperature"
+        )
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip)
     state.optimizer.step()
     state.step += 1
     _update_average(state)
-    figures = {"loss": loss, "grad_norm": norm, **{f"loss_{k}": v for k, v in parts.items()}, **_health(z, corners, batch)}
+    figures = {
+        "loss": loss,
+        "grad_norm": norm,
+        **{f"loss_{k}": v for k, v in parts.items()},
+        **_health(z, corners, batch),
+    }
     return {"lr": rate, **{name: float(value.detach()) for name, value in figures.items()}}
 
 
@@ -213,7 +226,9 @@ def _health(z: tuple[Tensor, ...], corners: tuple[Tensor, ...], batch: Batch) ->
     stranger = batch.pictures[:, None] != batch.pictures[None, :]
     same = batch.labels == 0
     figures = {
-        "similarity_positive": similarity.diagonal()[same].mean() if bool(same.any()) else similarity.new_tensor(float("nan")),
+        "similarity_positive": similarity.diagonal()[same].mean()
+        if bool(same.any())
+        else similarity.new_tensor(float("nan")),
         "similarity_negative": similarity[stranger].mean(),
         "similarity_nearest_negative": similarity.masked_fill(~stranger, -1.0).amax(dim=1).mean(),
         "centre_norm": torch.cat([a, b]).mean(dim=0).norm(),

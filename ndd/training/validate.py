@@ -62,7 +62,10 @@ def validate(
     figures = {
         "val_recall_at_1": float((rank == 1).float().mean()),
         "val_mrr": float((1.0 / rank).mean()),
-        "val_gap": float(own.mean() - similarity.masked_fill(torch.eye(len(rows), dtype=torch.bool, device=device), -1).amax(1).mean()),
+        "val_gap": float(
+            own.mean()
+            - similarity.masked_fill(torch.eye(len(rows), dtype=torch.bool, device=device), -1).amax(1).mean()
+        ),
     }
     if errors:
         figures["val_pose_error_ratio"] = float(torch.stack(errors).mean() / torch.stack(still).mean())
