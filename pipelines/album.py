@@ -73,6 +73,12 @@ class Album:
             members.setdefault(row.group, []).append(row.image)
         return {group: tuple(images) for group, images in members.items() if len(images) > 1}
 
+    def extended(self, more: Iterable[AlbumImage]) -> Album:
+        """The album with further pictures, already written below `root`; the truth on disk is rewritten."""
+        album = Album(self.root, (*self.images, *more))
+        _write_truth(self.root, album.images)
+        return album
+
     def digest(self) -> str:
         """sha256 of the truth and of every picture's bytes."""
         whole = hashlib.sha256()
