@@ -26,6 +26,7 @@ OFFLINE = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's services listen on loopback alone
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",  # Ray reports even that it must not report
 }
 # What a shell may carry and a test must not see.
 STRAY = ("NDD_", "MLFLOW_", "RAY_", "TORCH_HOME")

@@ -17,6 +17,10 @@ from typing import Any
 
 __all__ = ["install"]
 
+# Ray's dashboard asks at every start which cloud it is in, and has no setting against it. It gets no answer; the test
+# at hand is not to blame.
+CLOUD_METADATA = ("169.254.169.254", "metadata.google.internal")
+
 
 def _is_local(host: object, own: frozenset[str]) -> bool:
     if isinstance(host, bytes):
@@ -35,6 +39,8 @@ def _is_local(host: object, own: frozenset[str]) -> bool:
 
 
 def _refuse(event: str, host: object, log: str) -> None:
+    if host in CLOUD_METADATA:
+        raise OSError(errno.ENETUNREACH, "tests run in no cloud")
     line = f"{event} {host!r} by process {os.getpid()} ({' '.join(sys.orig_argv)[:200]!r})\n"
     handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:

@@ -1,0 +1,79 @@
+"""`ray job submit` against a head of one's own, as `make cluster` starts it: logs, status, stop."""
+
+from __future__ import annotations
+
+import os
+import time
+import urllib.error
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import psutil
+import pytest
+
+from tests.integration.head import Head, start_head
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with start_head() as running:
+        yield running
+
+
+def test_every_port_of_the_head_is_on_loopback(head: Head) -> None:
+    sockets = [s for process in head.processes() for s in process.net_connections("inet")]
+    listening = {s.laddr.ip for s in sockets if s.status == psutil.CONN_LISTEN}
+    assert listening, "the head listens nowhere"
+    assert all(ip_address(ip.removeprefix("::ffff:")).is_loopback for ip in listening), listening
+
+
+@pytest.mark.parametrize("token", ["", "0" * 64])
+def test_a_request_without_the_token_is_refused(head: Head, token: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        head.get("", token=token)
+    refused.value.close()
+    assert refused.value.code in (401, 403)
+    assert head.get("") == []
+
+
+def test_a_job_gets_the_code_and_not_the_environment_or_the_history(head: Head) -> None:
+    script = "import os; [print('HOLDS', os.path.relpath(f)) for d, _, files in os.walk('.') for f in [d, *files]]"
+    printed = head.submit("python", "-c", script, job="listing")
+    assert head.status("listing") == "SUCCEEDED", printed
+    holds = {line.split(" ", 1)[1] for line in head.logs("listing").splitlines() if line.startswith("HOLDS")}
+    assert {"ndd", "pipelines", "pyproject.toml"} <= holds
+    assert not {".git", ".venv", "runs/cluster", ".mypy_cache"} & holds
+
+
+def test_a_failing_job_says_so_and_why(head: Head) -> None:
+    printed = head.submit("python", "-m", "pipelines", "no-such-command", job="failing")
+    assert head.status("failing") == "FAILED", printed
+    assert "no-such-command" in head.logs("failing")
+    told = head.ray("job", "status", "failing")
+    assert "'failing' failed" in told.stdout + told.stderr
+    assert "no-such-command" in head.ray("job", "logs", "failing").stdout
+
+
+def test_a_running_job_is_stopped_and_leaves_no_process(head: Head) -> None:
+    script = "import os, time; print('BEGUN', os.getpid(), flush=True); time.sleep(600)"
+    head.submit("python", "-c", script, job="endless", wait=False)
+    logs = head.wait_for("endless", "BEGUN")
+    pid = int(logs.split("BEGUN ")[1].split()[0])
+    assert head.status("endless") == "RUNNING"
+    assert head.ray("job", "stop", "endless").returncode == 0
+    assert head.status("endless") == "STOPPED"
+    until = time.monotonic() + 30
+    while psutil.pid_exists(pid):
+        assert time.monotonic() < until, f"process {pid} of the stopped job lives on"
+        time.sleep(0.2)
+
+
+def test_stopping_the_head_leaves_no_process_of_it_and_touches_no_other() -> None:
+    with start_head(cpus=2) as other:
+        mine = other.processes()
+        assert len(mine) >= 4
+        assert os.getpid() not in [process.pid for process in mine]
+    assert [process for process in mine if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
+    assert not other.state.exists()
