@@ -1,0 +1,268 @@
+"""Do two pictures show the same scene under one plane transform? Evidence from keypoints, plain and mirrored.
+
+Match RootSIFT descriptors, fit one transform (see `fitting`), look again for matches that the transform predicts, and
+compare the aligned pictures (see `appearance`). No shared state: the same two pictures give the same evidence in any
+order of calls, on any number of threads, and `verify(b, a)` is `verify(a, b)` seen from the other side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ndd.verify.appearance import Appearance, compare
+from ndd.verify.fitting import Matches, fit, transfer
+from ndd.verify.keypoints import DESCRIPTOR_NORM, Keypoints
+
+__all__ = ["GeometricEvidence", "verify"]
+
+Matrix = npt.NDArray[np.float64]
+Complex = npt.NDArray[np.complex64]
+Floats = npt.NDArray[np.float32]
+
+_RATIO = 0.95
+"""Lowe's ratio, lax: the geometry sorts the matches out, the ratio only drops the hopeless ones."""
+_MAX_MATCHES = 160
+_GUIDED_RADIUS = 0.014
+"""How far from its predicted place a guided match may lie, in longer sides."""
+_GUIDED_COSINE = 0.80
+"""Least RootSIFT cosine of a guided match (unrelated keypoints lie around .65)."""
+_DECISIVE = 30
+"""Inliers of the plain attempt from which the mirrored one is not made."""
+_LEAST = 4
+"""Fewer inliers than this are chance."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeometricEvidence:
+    """What verification found; plain JSON values, rounded so that repeated runs print the same.
+
+    matches: tentative matches. inliers: keypoints that agree with the transform (each place once).
+    inlier_ratio: inliers among the keypoints inside the overlap (of the picture that has fewer there).
+    overlap_left, overlap_right: share of each picture's area that the other one covers.
+    area_left, area_right: share of each picture's area inside the hull of the inliers.
+    correlation, agreement, explained_left, explained_right, difference: see `appearance.Appearance`.
+    mirrored: True if one picture had to be flipped. transform: 3 × 3 rows, [0, 1]² of left → [0, 1]² of right (the flip
+    included), or None if no plausible transform was found; then all shares are 0.
+    """
+
+    inliers: int = 0
+    matches: int = 0
+    inlier_ratio: float = 0.0
+    overlap_left: float = 0.0
+    overlap_right: float = 0.0
+    area_left: float = 0.0
+    area_right: float = 0.0
+    correlation: float = 0.0
+    agreement: float = 0.0
+    explained_left: float = 0.0
+    explained_right: float = 0.0
+    difference: float = 1.0
+    mirrored: bool = False
+    transform: tuple[tuple[float, float, float], ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if self.transform is not None:
+            values["transform"] = [list(row) for row in self.transform]
+        return values
+
+
+def verify(a: Keypoints, b: Keypoints, *, seed: int) -> GeometricEvidence:
+    """Evidence that `a` and `b` are copies of one picture, `a` on the left; also tries `b` mirrored.
+
+    seed: of the draws that refine a transform; derive it from the pair's id. Never raises for odd pictures.
+    """
+    if _rank(a) > _rank(b):
+        return _seen_from_right(verify(b, a, seed=seed))
+    if len(a) < _LEAST or len(b) < _LEAST:
+        return GeometricEvidence()
+    plain = _attempt(a, b, seed=seed)
+    if plain.inliers >= _DECISIVE and plain.agreement > 0.5:
+        return plain
+    flipped = _attempt(a, b.mirrored(), seed=seed)
+    if _strength(flipped) > _strength(plain):
+        return _unflip(flipped)
+    return plain
+
+
+def _rank(keys: Keypoints) -> tuple[int, int, int, bytes, bytes]:
+    """A total order on pictures that needs no names: which one plays `a` must not depend on the caller."""
+    return len(keys), keys.width, keys.height, keys.descriptors[:4].tobytes(), keys.thumb.tobytes()
+
+
+def _strength(evidence: GeometricEvidence) -> float:
+    return evidence.inliers * (0.1 + max(evidence.agreement, 0.0))
+
+
+def _attempt(a: Keypoints, b: Keypoints, *, seed: int) -> GeometricEvidence:
+    left, right = _places(a), _places(b)
+    cosine = _cosines(a, b)
+    rows, columns = _tentative(cosine)
+    zoom = b.scales[columns] / a.scales[rows] * np.exp(1j * (b.angles[columns] - a.angles[rows]))
+    matches = Matches(left=left[rows], right=right[columns], zoom=zoom.astype(np.complex64))
+    width, height = a.frame
+    corners = np.array([[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]])
+    found = fit(matches, corners=corners, seed=seed)
+    if found is None:
+        return GeometricEvidence(matches=len(matches))
+    rows, columns = _guided(found, a, b, left, right, cosine)
+    if len(rows) < _LEAST:
+        return GeometricEvidence(matches=len(matches))
+    return _evidence(found, a, b, left, right, rows, columns, matches=len(matches))
+
+
+def _places(keys: Keypoints) -> Complex:
+    """Keypoints as complex numbers in units of the longer side."""
+    width, height = keys.frame
+    return np.asarray(keys.points[:, 0] * width + 1j * (keys.points[:, 1] * height), np.complex64)
+
+
+def _cosines(a: Keypoints, b: Keypoints) -> Floats:
+    """(N, M) similarity of descriptors. Products of bytes are whole numbers below 2²⁴, so float32 adds them exactly:
+    the result cannot depend on how a BLAS blocks or threads its sums."""
+    left, right = a.descriptors.astype(np.float32), b.descriptors.astype(np.float32)
+    return np.asarray((left @ right.T) * np.float32(DESCRIPTOR_NORM**-2), np.float32)
+
+
+def _tentative(cosine: Floats) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Mutual nearest neighbours that pass the ratio test, the most distinctive first, at most `_MAX_MATCHES`."""
+    nearest = cosine.argmax(axis=1)
+    back = cosine.argmax(axis=0)
+    rows = np.flatnonzero(back[nearest] == np.arange(len(nearest)))
+    columns = nearest[rows]
+    top = cosine[rows]
+    first = top[np.arange(len(rows)), columns]
+    top[np.arange(len(rows)), columns] = -1.0
+    second = top.max(axis=1) if top.shape[1] > 1 else np.full(len(rows), -1.0)
+    # Squared distances of unit vectors: 2 − 2 cos.
+    ratio = (1.0 - first) / np.maximum(1.0 - second, 1e-6)
+    order = np.argsort(ratio, kind="stable")[:_MAX_MATCHES]
+    order = order[ratio[order] < _RATIO**2]
+    return rows[order], columns[order]
+
+
+def _guided(
+    transform: Matrix, a: Keypoints, b: Keypoints, left: Complex, right: Complex, cosine: Floats
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """One-to-one matches close to where the transform puts them, alike in scale and orientation; each place once."""
+    linear = transform[:2, :2] / transform[2, 2]
+    size = float(np.sqrt(max(np.linalg.det(linear), 1e-12)))
+    turn = np.angle(complex(linear[0, 0] + linear[1, 1], linear[1, 0] - linear[0, 1]))
+    moved = transfer(transform, left)
+    radius = _GUIDED_RADIUS * min(1.0, size)
+    rows, columns = np.nonzero(cosine > _GUIDED_COSINE)
+    near = np.abs(moved[rows] - right[columns]) < radius
+    rows, columns = rows[near], columns[near]
+    twist = np.cos(b.angles[columns] - a.angles[rows] - turn)
+    grown = np.abs(np.log(b.scales[columns] / a.scales[rows] / size))
+    alike = (twist > 0.8) & (grown < 0.6)
+    rows, columns = rows[alike], columns[alike]
+    order = np.argsort(-cosine[rows, columns], kind="stable")
+    taken_left: set[complex] = set()
+    taken_right: set[complex] = set()
+    kept = []
+    for index in order.tolist():
+        here, there = complex(left[rows[index]]), complex(right[columns[index]])
+        if here not in taken_left and there not in taken_right:
+            taken_left.add(here)
+            taken_right.add(there)
+            kept.append(index)
+    return rows[kept], columns[kept]
+
+
+def _evidence(
+    found: Matrix,
+    a: Keypoints,
+    b: Keypoints,
+    left: Complex,
+    right: Complex,
+    rows: npt.NDArray[np.intp],
+    columns: npt.NDArray[np.intp],
+    *,
+    matches: int,
+) -> GeometricEvidence:
+    shares = np.diag([1.0 / b.frame[0], 1.0 / b.frame[1], 1.0]) @ found @ np.diag([a.frame[0], a.frame[1], 1.0])
+    shares = shares / shares[2, 2]
+    back = np.linalg.inv(shares)
+    overlap_right, overlap_left = _covered(shares), _covered(back)
+    seen: Appearance = compare(a.thumb, b.thumb, shares)
+    visible = min(_inside(shares, a.points), _inside(back, b.points))
+    return GeometricEvidence(
+        inliers=len(rows),
+        matches=matches,
+        inlier_ratio=round(min(1.0, len(rows) / max(visible, len(rows), 1)), 4),
+        overlap_left=round(overlap_left, 4),
+        overlap_right=round(overlap_right, 4),
+        area_left=round(_hull(a.points[rows]), 4),
+        area_right=round(_hull(b.points[columns]), 4),
+        correlation=round(seen.correlation, 4),
+        agreement=round(seen.agreement, 4),
+        explained_left=round(seen.explained_left, 4),
+        explained_right=round(seen.explained_right, 4),
+        difference=round(seen.difference, 4),
+        transform=_rounded(shares),
+    )
+
+
+def _rounded(transform: Matrix) -> tuple[tuple[float, float, float], ...]:
+    return tuple((round(float(r[0]), 6), round(float(r[1]), 6), round(float(r[2]), 6)) for r in transform)
+
+
+_UNIT = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0))
+
+
+def _covered(transform: Matrix) -> float:
+    """Share of the target's unit square that the moved unit square covers."""
+    corners = np.array(_UNIT, np.float64)
+    moved = _apply(transform, corners)
+    area, _ = cv2.intersectConvexConvex(moved.astype(np.float32), corners.astype(np.float32))
+    return float(min(max(area, 0.0), 1.0))
+
+
+def _inside(transform: Matrix, points: Floats) -> int:
+    """How many points land inside the other picture."""
+    moved = _apply(transform, points.astype(np.float64))
+    return int(((moved > 0.0) & (moved < 1.0)).all(axis=1).sum())
+
+
+def _apply(transform: Matrix, points: Matrix) -> Matrix:
+    depth = points @ transform[2, :2] + transform[2, 2]
+    depth = np.where(np.abs(depth) < 1e-9, 1e-9, depth)
+    return np.asarray((points @ transform[:2, :2].T + transform[:2, 2]) / depth[:, None], np.float64)
+
+
+def _hull(points: Floats) -> float:
+    return float(cv2.contourArea(cv2.convexHull(points.astype(np.float32)))) if len(points) >= 3 else 0.0
+
+
+def _unflip(evidence: GeometricEvidence) -> GeometricEvidence:
+    """The evidence with its transform into the flipped right picture turned into one into the right picture itself."""
+    if evidence.transform is None:
+        return dataclasses.replace(evidence, mirrored=False)
+    flip = np.array([[-1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    return dataclasses.replace(evidence, mirrored=True, transform=_rounded(flip @ np.array(evidence.transform)))
+
+
+def _seen_from_right(evidence: GeometricEvidence) -> GeometricEvidence:
+    """The same evidence with left and right exchanged."""
+    back = None
+    if evidence.transform is not None:
+        inverse = np.linalg.inv(np.array(evidence.transform))
+        back = _rounded(inverse / inverse[2, 2])
+    return dataclasses.replace(
+        evidence,
+        overlap_left=evidence.overlap_right,
+        overlap_right=evidence.overlap_left,
+        area_left=evidence.area_right,
+        area_right=evidence.area_left,
+        explained_left=evidence.explained_right,
+        explained_right=evidence.explained_left,
+        transform=back,
+    )
