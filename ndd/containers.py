@@ -286,7 +286,7 @@ def _single(field: Field) -> Field:
 
 
 _PICTURE_BRANDS = re.compile(rb"avif|avis|hei[cxms]|hev[cxms]|mif1|msf1")
-_EXIF_ITEM = re.compile(rb"(infe(?:\x02.......|\x03.......)..)Exif", re.DOTALL)
+_EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
 _TIFF_HEAD = re.compile(rb"II\*\0\x08\0\0\0|MM\0\*\0\0\0\x08")
 
 

@@ -82,19 +82,20 @@ def read_file(path: str | os.PathLike[str], *, limits: DecodeLimits | None = Non
     limits = limits or DecodeLimits()
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        with open(descriptor, "rb", buffering=0) as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise DecodeError("not a regular file", stage="open")
             if status.st_size > limits.max_bytes:
                 raise DecodeError(f"{status.st_size} bytes, more than the limit of {limits.max_bytes}", stage="open")
-            content = _read_exactly(file, status.st_size)
+            return _read_exactly(descriptor, status.st_size)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         number = error.errno or 0
         raise DecodeError(_OPEN_REASONS.get(number, os.strerror(number).lower()), stage="open") from None
     except ValueError:  # an embedded NUL
         raise DecodeError("not a possible file name", stage="open") from None
-    return content
 
 
 _OPEN_REASONS = {
@@ -105,14 +106,14 @@ _OPEN_REASONS = {
 }
 
 
-def _read_exactly(file: io.RawIOBase | io.FileIO, size: int) -> bytes:
+def _read_exactly(descriptor: int, size: int) -> bytes:
     parts, left = [], size
-    while left and (part := file.read(left)):
+    while left and (part := os.read(descriptor, min(left, 2**30))):
         parts.append(part)
         left -= len(part)
-    if left or file.read(1):
+    if left or os.read(descriptor, 1):
         raise DecodeError(f"the file {'shrank' if left else 'grew'} while it was read", stage="open")
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def decode(content: bytes, *, limits: DecodeLimits | None = None, min_side: int | None = None) -> Picture:
