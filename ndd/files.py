@@ -27,18 +27,19 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary name keeps the suffix (some writers choose their format by it). Another process sees the old file or
     the new one, never a part. When the block raises, `path` is as before and the temporary file is gone.
-    Raises StoreError where the directory or the new name cannot be made durable; what the block raises passes through.
+    Raises StoreError where the file or its name cannot be made durable (an OSError of the block included); whatever
+    else the block raises passes through.
     """
     target = Path(path)
     temporary = target.with_name(f".ndd-{secrets.token_hex(8)}.tmp{target.suffix}")
     try:
         yield temporary
-        try:
-            _fsync(temporary)
-            os.replace(temporary, target)
-            fsync_directory(target.parent)
-        except OSError as error:
-            raise StoreError(f"{target}: cannot be written ({error.strerror}); check the directory") from error
+        _fsync(temporary)
+        os.replace(temporary, target)
+        fsync_directory(target.parent)
+    except OSError as error:
+        reason = error.strerror or str(error).splitlines()[0]
+        raise StoreError(f"{target}: cannot be written ({reason}); check the directory and the space left") from error
     finally:
         with suppress(OSError):
             temporary.unlink()

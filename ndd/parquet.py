@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ndd.errors import InputError, SchemaError, StoreError
+from ndd.errors import InputError, SchemaError
 from ndd.files import atomic_path
 
 __all__ = ["column", "first_true", "read_schema", "read_table", "write_table"]
@@ -43,18 +43,15 @@ def write_table(path: str | os.PathLike[str], table: Any) -> Path:
     Raises SchemaError for a null in a required column, StoreError where the file cannot be written.
     """
     _no_nulls(table, table.schema, where=str(path))
-    try:
-        with atomic_path(path) as temporary:
-            pq.write_table(
-                table.combine_chunks(),
-                temporary,
-                version="2.6",
-                compression="zstd",
-                row_group_size=1 << 17,
-                data_page_version="1.0",
-            )
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error}); check the directory and the space left") from error
+    with atomic_path(path) as temporary:
+        pq.write_table(
+            table.combine_chunks(),
+            temporary,
+            version="2.6",
+            compression="zstd",
+            row_group_size=1 << 17,
+            data_page_version="1.0",
+        )
     return Path(path)
 
 

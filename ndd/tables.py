@@ -122,7 +122,7 @@ def write_pairs(path: str | os.PathLike[str], rows: Sequence[PairRow]) -> Path:
         "distance": [row.distance for row in rows],
         "evidence": evidence,
     }
-    return write_table(path, _table(columns, PAIRS, where).take(order))
+    return write_table(path, _table(columns, PAIRS, where).take(pa.array(order, pa.int64())))
 
 
 def read_pairs(path: str | os.PathLike[str]) -> list[PairRow]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 import unicodedata
@@ -53,14 +54,15 @@ DERIVED = frozenset({"decision_id", "pair_id"})
 """Columns that follow from the others: a file to import may leave them out; where they are there, they must fit."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_CONTROL = frozenset({"Cc", "Cs"})
 _E = TypeVar("_E", bound=StrEnum)
 
 
 def cells_of(decision: Decision, *, where: str) -> list[str]:
     """The row as text, in the order of COLUMNS; an absent value is empty. Raises SchemaError if it cannot be stored."""
-    cells = ["" if value is None else str(value) for value in _values(decision).values()]
-    from_values(dict(zip(COLUMNS, cells, strict=True)), where=where)
-    return cells
+    # The ids are digests of the other columns, so these are checked first.
+    checked = from_values({n: getattr(decision, n) for n in COLUMNS if n not in DERIVED}, where=where)
+    return [_text(getattr(checked, name)) for name in COLUMNS]
 
 
 def from_values(values: Mapping[str, Any], *, where: str) -> Decision:
@@ -92,6 +94,8 @@ def from_values(values: Mapping[str, Any], *, where: str) -> Decision:
     for name in DERIVED & values.keys():
         if values[name] != getattr(decision, name):
             raise SchemaError(f"{where}, column {name!r}: does not follow from the other columns; leave the column out")
+    if decision.supersedes == decision.decision_id:
+        raise SchemaError(f"{where}, column 'supersedes': names this very decision; name an earlier one")
     return decision
 
 
@@ -115,21 +119,23 @@ def write_decisions(path: str | os.PathLike[str], decisions: Sequence[Decision])
             writer.writerow(COLUMNS)
             writer.writerows(cells_of(d, where=f"{path}, row {i}") for i, d in enumerate(decisions))
         return
-    values = [_values(d) | {"time": d.time} for d in decisions]
-    arrays = [column([v[f.name] for v in values], f.type, name=f.name, where=str(path)) for f in DECISIONS]
+    values = {name: [getattr(d, name) for d in decisions] for name in COLUMNS}
+    arrays = [column(values[f.name], f.type, name=f.name, where=str(path)) for f in DECISIONS]
     write_table(path, pa.Table.from_arrays(arrays, schema=DECISIONS))
 
 
 def one_line(text: Any) -> str:
     """`text` if it is text without control characters, else ValueError."""
-    if not isinstance(text, str) or any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
+    # isprintable is the quick answer for most; it also refuses spaces that names are written with, such as U+3000.
+    if not isinstance(text, str) or not (text.isprintable() or not _CONTROL & set(map(unicodedata.category, text))):
         raise ValueError(f"{text!r} is not text on one line")
     return text
 
 
-def _values(decision: Decision) -> dict[str, Any]:
-    values = {name: getattr(decision, name) for name in COLUMNS}
-    return values | {"time": decision.time.astimezone(UTC).isoformat(), "p_draw": float(decision.p_draw)}
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _is_csv(path: str | os.PathLike[str]) -> bool:
@@ -140,22 +146,23 @@ def _is_csv(path: str | os.PathLike[str]) -> bool:
 
 
 def _csv_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    with Path(path).open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            header = next(reader, [])
-            _check_header(header, path)
-            for cells in reader:
-                where = f"{path}, line {reader.line_num}"
-                if len(cells) != len(header):
-                    raise SchemaError(
-                        f"{where}: {len(cells)} cells under {len(header)} columns; quote cells with commas"
-                    )
-                yield where, dict(zip(header, cells, strict=True))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise SchemaError(
-                f"{path}, line {reader.line_num + 1}: not CSV in UTF-8 ({error}); save it as such"
-            ) from None
+    content = Path(path).read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise SchemaError(f"{path}, line {line}: not UTF-8; save the table as CSV in UTF-8") from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = next(reader, [])
+        _check_header(header, path)
+        for cells in reader:
+            where = f"{path}, line {reader.line_num}"
+            if len(cells) != len(header):
+                raise SchemaError(f"{where}: {len(cells)} cells under {len(header)} columns; quote cells with commas")
+            yield where, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise SchemaError(f"{path}, line {reader.line_num}: not CSV ({error}); mend the quotes") from None
 
 
 def _check_header(header: list[str], path: str | os.PathLike[str]) -> None:

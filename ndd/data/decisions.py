@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from pathlib import Path
 
 from ndd.data.decision_rows import COLUMNS, cells_of, from_values, read_decisions, write_decisions
-from ndd.data.journal import Damage, Journal
+from ndd.data.journal import Damage, Journal, Row
 from ndd.types import Decision, ImageId, Relation, Verdict
 
 __all__ = ["DecisionStore", "settle"]
@@ -26,6 +27,7 @@ class DecisionStore:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._journal = Journal(Path(root) / "decisions.csv", columns=COLUMNS)
+        self._parsed: dict[Row, Decision] = {}  # a line never changes, so it is parsed once
 
     @property
     def path(self) -> Path:
@@ -41,11 +43,14 @@ class DecisionStore:
 
     def extend(self, decisions: Iterable[Decision]) -> int:
         """Record many with one write; how many were new. All of them are checked before the first is written."""
-        rows = [(d.decision_id, cells_of(d, where=f"decision {i}")) for i, d in enumerate(decisions)]
+        rows: dict[str, list[str]] = {}
+        for i, decision in enumerate(decisions):
+            cells = cells_of(decision, where=f"decision {i}")
+            rows.setdefault(cells[0], cells)
         with self._journal.writing() as log:
             known = {row.cells[0] for row in log.rows}
-            new = {key: cells for key, cells in reversed(rows) if key not in known}  # of two alike, the first
-            log.append([new[key] for key in dict.fromkeys(key for key, _ in rows) if key in new])
+            new = [cells for key, cells in rows.items() if key not in known]
+            log.append(new)
         return len(new)
 
     def load(self) -> list[Decision]:
@@ -53,11 +58,7 @@ class DecisionStore:
 
         Raises StoreError if the file is no decision log, SchemaError for a line that this version cannot understand.
         """
-        rows = self._journal.read()
-        return [
-            from_values(dict(zip(COLUMNS, row.cells, strict=True)), where=f"{self.path}, line {row.line}")
-            for row in rows
-        ]
+        return [self._parse(row) for row in self._journal.read()]
 
     def damage(self) -> list[Damage]:
         """Lines that `load` passed over."""
@@ -102,6 +103,12 @@ class DecisionStore:
         """
         return self.extend(read_decisions(path))
 
+    def _parse(self, row: Row) -> Decision:
+        if row not in self._parsed:
+            values = dict(zip(COLUMNS, row.cells, strict=True))
+            self._parsed[row] = from_values(values, where=f"{self.path}, line {row.line}")
+        return self._parsed[row]
+
     def _links(
         self, ids: Iterable[ImageId] | None, wanted: Callable[[Decision], bool]
     ) -> list[tuple[ImageId, ImageId]]:
@@ -114,18 +121,19 @@ class DecisionStore:
 
 
 def settle(decisions: Iterable[Decision]) -> dict[str, Decision]:
-    """pair_id → the decision that stands, whatever the order of `decisions`.
+    """pair_id → the decision that stands, whatever the order of `decisions` (each decision_id once).
 
     Each reviewer's word on a pair is their newest answer; an answer that another one on the same pair `supersedes` is
     void, and a reviewer whose newest answer is `withdrawn` or void has no word (an older one does not come back).
     Where several reviewers have a word, the newest stands. Equal times are told apart by decision_id. A pair on which
     nobody has a word is absent.
     """
-    by_pair: dict[str, list[Decision]] = {}
+    by_pair: dict[tuple[ImageId, ImageId], list[Decision]] = {}
     for decision in decisions:
-        by_pair.setdefault(decision.pair_id, []).append(decision)
-    standing = {pair: _standing(answers) for pair, answers in sorted(by_pair.items())}
-    return {pair: decision for pair, decision in standing.items() if decision is not None}
+        by_pair.setdefault((decision.left_id, decision.right_id), []).append(decision)
+    standing = (_standing(answers) for answers in by_pair.values())
+    by_id = {decision.pair_id: decision for decision in standing if decision is not None}
+    return dict(sorted(by_id.items(), key=lambda item: item[0]))
 
 
 def _standing(answers: list[Decision]) -> Decision | None:
@@ -134,16 +142,17 @@ def _standing(answers: list[Decision]) -> Decision | None:
     for answer in answers:
         if answer.supersedes is not None:
             superseded_by.setdefault(answer.supersedes, set()).add(answer.reviewer)
-    newest: dict[str, Decision] = {}
-    for answer in sorted(answers, key=_age):
+    aged = {_age(answer): answer for answer in answers}
+    newest: dict[str, tuple[datetime, str]] = {}
+    for age in sorted(aged):
         # A reviewer's own correction wins over what it corrects even where a clock was set back in between.
-        if answer.reviewer not in superseded_by.get(answer.decision_id, ()):
-            newest[answer.reviewer] = answer
-    words = [a for a in newest.values() if a.verdict is not Verdict.WITHDRAWN and a.decision_id not in superseded_by]
-    return max(words, key=_age, default=None)
+        if aged[age].reviewer not in superseded_by.get(age[1], ()):
+            newest[aged[age].reviewer] = age
+    words = [a for a in newest.values() if aged[a].verdict is not Verdict.WITHDRAWN and a[1] not in superseded_by]
+    return aged[max(words)] if words else None
 
 
-def _age(decision: Decision) -> tuple[object, ...]:
+def _age(decision: Decision) -> tuple[datetime, str]:
     return (decision.time, decision.decision_id)
 
 

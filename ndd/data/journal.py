@@ -201,6 +201,7 @@ class Journal:
         return payload + b",%08x\n" % zlib.crc32(payload)
 
     def _foreign(self) -> StoreError:
+        self._forget(identity=None)
         return StoreError(f"{self.path}: not a log of ndd with columns {', '.join(self.columns)}; move it away")
 
 
