@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ndd.data.edits import RECTANGLES, Edits
 from ndd.losses.alignment import map_points
-from ndd.model.stn import base_grid
+from ndd.model.stn import base_grid, sample
 
 __all__ = ["make_views"]
 
@@ -82,12 +82,12 @@ def _overlays(x: Tensor, rectangles_VRP: Tensor, texture_V: Tensor, others_V3HW:
         return x
     size = x.shape[-1]
     part = x[used]
-    grid_x, grid_y = base_grid(size, size, like=x).unbind(dim=-1)
+    grid = base_grid(size, size, like=x)
+    grid_x, grid_y = grid.unbind(dim=-1)
     other = None
     if others_V3HW is not None:
-        other = F.interpolate(
-            others_V3HW[used].float().div_(255), size=(size, size), mode="bilinear", align_corners=False
-        )
+        # Not F.interpolate: its last bits depend on the number of threads, and views must not.
+        other = sample(others_V3HW[used].float().div_(255), grid.expand(len(used), -1, -1, -1))
     for index in range(RECTANGLES):
         values = rectangles_VRP[used, index][:, :, None, None]
         u = (grid_x - values[:, 0]) / values[:, 2]

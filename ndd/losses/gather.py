@@ -19,7 +19,8 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
         # Every worker's loss depends on our rows: sum the pieces of the gradient that belong to us. DDP then averages
         # over workers, which makes it the gradient of the mean of the workers' losses.
-        total_ND = grads[0].contiguous()
+        # A copy: autograd may hand the same tensor to others, and all_reduce works in place.
+        total_ND = grads[0].clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(total_ND)
         size = total_ND.shape[0] // distributed.get_world_size()
         rank = distributed.get_rank()

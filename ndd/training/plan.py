@@ -7,6 +7,7 @@ roles (left, right) or three (anchor, positive, negative). Labels as in the pape
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,9 +18,18 @@ from ndd.data.augment import make_views
 from ndd.data.edits import Edits, draw_edits
 from ndd.training.config import Stage, TrainConfig
 
-__all__ = ["Batch", "EpochPlan", "make_batch", "plan_epoch"]
+__all__ = ["Batch", "EpochPlan", "Indexes", "Pictures", "make_batch", "plan_epoch"]
 
 Indexes = NDArray[np.int64]
+
+
+class Pictures(Protocol):
+    """Stored pictures by row number: an array, a memory map of one, or files that are decoded when asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Indexes, /) -> Any:
+        """(B, H, W, 3) uint8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,10 +117,8 @@ def _strangers(rng: np.random.Generator, order: Indexes, pictures: Indexes) -> I
     return pictures[(here + rng.integers(1, len(pictures), len(order))) % len(pictures)]
 
 
-def make_batch(
-    plan: EpochPlan, rows: slice, images_NHW3: NDArray[np.uint8], *, device: torch.device | str = "cpu"
-) -> Batch:
-    """Cut the pictures of `rows` out of `images` (a pack, possibly memory-mapped) and carry out their edits.
+def make_batch(plan: EpochPlan, rows: slice, images_NHW3: Pictures, *, device: torch.device | str = "cpu") -> Batch:
+    """Cut the pictures of `rows` out of `images` and carry out their edits.
 
     On a GPU only the stored pictures travel; the edits are made there.
     """
@@ -128,5 +136,5 @@ def make_batch(
     )
 
 
-def _pictures(images_NHW3: NDArray[np.uint8], indexes: Indexes, device: torch.device | str) -> Tensor:
+def _pictures(images_NHW3: Pictures, indexes: Indexes, device: torch.device | str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(images_NHW3[indexes])).to(device).permute(0, 3, 1, 2)

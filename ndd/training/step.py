@@ -55,6 +55,15 @@ class TrainState:
     average: SiameseEmbedder
     prototypes: Tensor | None = None
     step: int = 0
+    """Updates so far."""
+    epoch: int = 0
+    """Whole epochs done."""
+    done: int = 0
+    """Steps done of the epoch under way."""
+    figures: list[dict[str, float]] = field(default_factory=list)
+    """What those steps returned."""
+    seconds: float = 0.0
+    """Time spent so far, interruptions left out."""
     plateau: float = 1.0
     """Factor on the learning rate that `schedule = "plateau"` has come to."""
     history: list[dict[str, float]] = field(default_factory=list)
@@ -67,6 +76,10 @@ class TrainState:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
+            "epoch": self.epoch,
+            "done": self.done,
+            "figures": self.figures,
+            "seconds": self.seconds,
             "plateau": self.plateau,
             "history": self.history,
         }
@@ -77,6 +90,8 @@ class TrainState:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.plateau, self.history = state["step"], state["plateau"], list(state["history"])
+        self.epoch, self.done = state["epoch"], state.get("done", 0)
+        self.figures, self.seconds = list(state.get("figures", [])), state.get("seconds", 0.0)
 
 
 def make_state(
@@ -146,12 +161,18 @@ def batch_loss(
         parts["pose"] = torch.stack([pose_loss(c, p) for c, p in zip(corners, batch.pose, strict=True)]).mean()
         total = total + config.pose * parts["pose"]
     if corners and config.alignment > 0:
-        same = batch.labels == 0
-        if bool(same.any()):
-            h_a, h_b = batch.view_to_picture[0][same], batch.view_to_picture[1][same]
-            parts["alignment"] = alignment_loss(corners[0][same], corners[1][same], h_a, h_b)
-            total = total + config.alignment * parts["alignment"]
+        parts["alignment"] = _alignment(batch, corners)
+        total = total + config.alignment * parts["alignment"]
     return total, parts
+
+
+def _alignment(batch: Batch, corners: tuple[Tensor, ...]) -> Tensor:
+    """Over the duplicates, as a share of all examples: so the mean over workers is what one worker would have got."""
+    same = batch.labels == 0
+    if not bool(same.any()):
+        return corners[0].sum() * 0.0
+    h_a, h_b = batch.view_to_picture[0][same], batch.view_to_picture[1][same]
+    return alignment_loss(corners[0][same], corners[1][same], h_a, h_b) * same.float().mean()
 
 
 def _metric_loss(batch: Batch, z: tuple[Tensor, ...], config: LossConfig) -> Tensor:

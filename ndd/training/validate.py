@@ -12,6 +12,7 @@ from ndd.data.augment import make_views
 from ndd.data.edits import EditConfig, draw_edits
 from ndd.losses.alignment import pose_loss
 from ndd.model.siamese import SiameseEmbedder
+from ndd.training.plan import Indexes, Pictures
 
 __all__ = ["split_pictures", "validate"]
 
@@ -26,8 +27,8 @@ def split_pictures(count: int, *, holdout: float, seed: int) -> tuple[NDArray[np
 @torch.no_grad()
 def validate(
     model: SiameseEmbedder,
-    images_NHW3: NDArray[np.uint8],
-    rows: NDArray[np.int64],
+    images_NHW3: Pictures,
+    rows: Indexes,
     *,
     size: int,
     edits: EditConfig,

@@ -1,0 +1,205 @@
+"""The epochs of a run, the same for every engine: plan, steps, validation, checkpoints.
+
+A checkpoint may fall between any two steps. An epoch's plan follows from (seed, epoch) and no step draws anything, so a run
+that goes on from one takes exactly the steps that the uninterrupted run would have taken.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ndd.errors import ConfigError, ModelError, UsageError
+from ndd.files import atomic_path, make_directory
+from ndd.model import checkpoint
+from ndd.training.config import TrainConfig
+from ndd.training.plan import Batch, EpochPlan, Indexes, Pictures, plan_epoch
+from ndd.training.step import TrainState, make_state, train_step
+from ndd.training.validate import split_pictures, validate
+from ndd.training.workers import Share, from_first, mean_over_workers
+
+__all__ = ["Batches", "Log", "Split", "load_state", "run_epochs", "save_state", "start_state"]
+
+Log = Callable[[Mapping[str, float]], None]
+"""Called with each epoch's summary."""
+
+Batches = Callable[[EpochPlan, int], Generator[Batch, None, None]]
+"""This worker's part of the batches of an epoch, from a step on."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Split:
+    """Row numbers of the pictures to train on and of those to validate with, both ascending."""
+
+    training: Indexes
+    held: Indexes
+
+    @classmethod
+    def draw(cls, count: int, config: TrainConfig) -> Split:
+        """Hold `config.holdout` of `count` pictures out."""
+        training, held = split_pictures(count, holdout=config.holdout, seed=config.seed)
+        return cls(training=training, held=held)
+
+
+def start_state(
+    config: TrainConfig, run: Path, *, device: str, prototypes: Tensor | None = None, init: Path | None = None
+) -> TrainState:
+    """A state to go on from: that of `run` if it has one, else fresh, or with the weights of the model directory `init`."""
+    if config.loss.teacher > 0 and prototypes is None:
+        raise UsageError("loss.teacher is set but there are no teacher features; give them or set loss.teacher to 0")
+    state = make_state(config, device=device, prototypes=prototypes)
+    saved = run / "state.pt"
+    if saved.exists():
+        load_state(state, saved)
+    elif init is not None:
+        given = checkpoint.load(init, device=device)
+        if given.config != state.average.config.with_overrides({"pretrained": False}):
+            raise ModelError(
+                f"{init}: another network than this run's; compare its config.json with the run's settings"
+            )
+        state.model.load_state_dict(given.model.state_dict())
+        state.average.load_state_dict(given.model.state_dict())
+    return state
+
+
+def save_state(state: TrainState, path: Path) -> None:
+    """Write the state; an interrupted write leaves the previous one."""
+    make_directory(path.parent)
+    with atomic_path(path) as temporary:
+        torch.save(state.state_dict(), temporary)
+
+
+def load_state(state: TrainState, path: Path) -> None:
+    """Go on from `path`. Raises ModelError if it is damaged or belongs to another configuration."""
+    device = next(state.model.parameters()).device
+    try:
+        saved = torch.load(path, map_location=device, weights_only=True)
+        before = TrainConfig.from_dict(saved["config"])
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, ConfigError) as error:
+        raise ModelError(f"{path}: not a training state of this version ({error}); remove it to start anew") from error
+    if before != state.config:
+        raise ModelError(f"{path} belongs to a run with other settings; choose another run directory or remove it")
+    state.load_state_dict(saved)
+
+
+def run_epochs(
+    state: TrainState,
+    images_NHW3: Pictures,
+    split: Split,
+    run: Path,
+    *,
+    batches: Batches,
+    share: Share | None = None,
+    log: Log | None = None,
+    save_seconds: float = 60.0,
+    stop: Callable[[], bool] | None = None,
+    max_steps: int | None = None,
+) -> bool:
+    """Take `state` to the end of the run; True if it got there, False if `stop()` said so or `max_steps` were done.
+
+    The first worker keeps `run`/state.pt (after every epoch, when it stops, and after a step if `save_seconds` have gone
+    by) and `run`/history.jsonl. With several workers `stop` must be None: they would not agree on the step.
+    """
+    share = share or Share()
+    clock = _Clock(state)
+    for epoch in range(state.epoch, state.config.epochs):
+        plan = plan_epoch(state.config, split.training, epoch=epoch)
+        if plan.steps == 0:
+            raise UsageError(f"{len(plan.pictures)} examples make no batch of {plan.stage.batch}; set a smaller batch")
+        with closing(batches(plan, state.done)) as source:
+            for batch in itertools.islice(source, plan.steps - state.done):
+                progress = (epoch + state.done / plan.steps) / state.config.epochs
+                figures = train_step(state, batch, progress=progress, epoch=epoch)
+                state.figures.append(mean_over_workers(figures))
+                state.done += 1
+                clock.tick()
+                ended = (stop is not None and stop()) or (max_steps is not None and state.step >= max_steps)
+                if share.first and (ended or clock.since_saved >= save_seconds):
+                    _save(state, run, clock)
+                if ended:
+                    return False
+        if state.done < plan.steps:
+            raise RuntimeError(f"epoch {epoch} ended after {state.done} of {plan.steps} steps: its stream broke off")
+        summary = _finish_epoch(state, plan, images_NHW3, split.held, share)
+        clock.tick()
+        if share.first:
+            _save(state, run, clock)
+            if log is not None:
+                log(summary)
+    return True
+
+
+class _Clock:
+    """Adds the time that passes to `state.seconds`, whoever ran it before."""
+
+    def __init__(self, state: TrainState) -> None:
+        self.state = state
+        self.last = self.saved = time.monotonic()
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        self.state.seconds += now - self.last
+        self.last = now
+
+    @property
+    def since_saved(self) -> float:
+        return self.last - self.saved
+
+
+def _save(state: TrainState, run: Path, clock: _Clock) -> None:
+    save_state(state, run / "state.pt")
+    # Written anew each time from the state, so that a restart neither loses a line nor doubles one.
+    with atomic_path(run / "history.jsonl") as temporary:
+        temporary.write_text("".join(json.dumps(epoch) + "\n" for epoch in state.history), encoding="utf-8")
+    clock.saved = time.monotonic()
+
+
+def _finish_epoch(
+    state: TrainState, plan: EpochPlan, images_NHW3: Pictures, held: Indexes, share: Share
+) -> dict[str, float]:
+    """Validate the averaged weights, sum the epoch up, let the plateau schedule see the result."""
+    summary: dict[str, Any] = {
+        "epoch": plan.epoch,
+        "steps": state.step,
+        "size": plan.stage.size,
+        **_mean_of_steps(state.figures),
+    }
+    if share.first and len(held) > 1:
+        summary |= validate(state.average, images_NHW3, held, size=plan.stage.size, edits=state.config.edits)
+    # BatchNorm's running figures differ between workers: one of them validates, and all go on from what it found.
+    summary = from_first(summary | {"seconds": state.seconds})
+    state.history.append(summary)
+    state.epoch, state.done, state.figures = plan.epoch + 1, 0, []
+    _plateau(state)
+    return summary
+
+
+def _mean_of_steps(figures: list[dict[str, float]]) -> dict[str, float]:
+    """NaN says nothing (a batch without a duplicate has no similarity of duplicates) and is left out."""
+    known: dict[str, list[float]] = {}
+    for step in figures:
+        for name, value in step.items():
+            if math.isfinite(value):
+                known.setdefault(name, []).append(value)
+    return {name: float(np.mean(values)) for name, values in known.items()}
+
+
+def _plateau(state: TrainState) -> None:
+    """Lower the rate when the validation has not improved for `step_epochs` epochs."""
+    scores = [epoch["val_mrr"] for epoch in state.history if "val_mrr" in epoch]
+    if state.config.optim.schedule != "plateau" or not scores:
+        return
+    waited = len(scores) - 1 - max(range(len(scores)), key=scores.__getitem__)
+    if waited > 0 and waited % state.config.optim.step_epochs == 0:
+        state.plateau *= state.config.optim.gamma
