@@ -81,7 +81,7 @@ class Head:
 
 def _carries(process: psutil.Process, mark: str) -> bool:
     try:
-        return process.environ().get("NDD_CLUSTER_MARK") == mark
+        return bool(process.environ().get("NDD_CLUSTER_MARK") == mark)
     except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
         return False
 
