@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import cv2
 import numpy as np
@@ -65,6 +66,7 @@ def test_pillows_own_limit_plays_no_part(name: str, monkeypatch: pytest.MonkeyPa
 # --- which way up ---
 
 
+@cache
 def with_exif(format: str, exif: bytes) -> bytes:
     if format == "HEIF":
         return encode_heic(photo(), quality=92, exif=exif or None)
