@@ -27,6 +27,8 @@ from ndd.errors import InputError
 
 __all__ = ["Candidate", "choose", "detail"]
 
+_Floats = npt.NDArray[np.float64]
+
 LOSSLESS = frozenset({"PNG", "TIFF", "BMP", "PPM"})
 _SIMILAR = 0.8
 """Detail within this share of the best counts as equal: the measure of an enlarged copy errs by up to a fifth."""
@@ -114,21 +116,25 @@ def detail(pixels: npt.NDArray[np.uint8]) -> float:
     grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
     grey = grey[np.r_[True, (grey[1:] != grey[:-1]).any(axis=1)]]
     grey = grey[:, np.r_[True, (grey[:, 1:] != grey[:, :-1]).any(axis=0)]]
-    height, width = (side - side % 2 for side in grey.shape)
-    if min(height, width) < 64:
+    if min(grey.shape) < 64:
         return float(grey.size)
+    height, width = (_quick_length(side) for side in grey.shape)
     plane = grey[:height, :width].astype(np.float32)
     power, centres = _spectrum(plane)
     floor = _noise_variance(plane) / plane.size
-    whitened = np.maximum(power - floor, 0.0) * centres**2
+    return min(_cliff(np.maximum(power - floor, 0.0), centres) / plane.size, 1.0) * grey.size
+
+
+def _cliff(power: _Floats, centres: _Floats) -> float:
+    """Effective pixels: (2 × the frequency of the cliff)², infinite where there is none."""
+    whitened = power * centres**2
     for band in range(_FIRST_BAND, len(whitened)):
-        reference = 0.25 * whitened[band - 8 : band - 3].mean()
+        reference = max(0.25 * whitened[band - 8 : band - 3].mean(), 1e-12)
         if whitened[band] < reference:
-            above, below = np.log(np.maximum([whitened[band - 1], whitened[band]], 1e-12) / max(reference, 1e-12))
+            above, below = np.log(np.maximum(whitened[band - 1 : band + 1], 1e-12) / reference)
             part = float(np.clip(above / (above - below), 0.0, 1.0)) if above > below else 1.0
-            cut = float(centres[band - 1] * (centres[band] / centres[band - 1]) ** part)
-            return min((2 * cut) ** 2, float(plane.size))
-    return float(grey.size)
+            return float(2 * centres[band - 1] * (centres[band] / centres[band - 1]) ** part) ** 2
+    return float("inf")
 
 
 _BANDS = 6
@@ -137,18 +143,29 @@ _FIRST_BAND = 12
 """The cliff is looked for from 32 cycles per side: below, a picture's contents make cliffs of their own."""
 
 
-def _spectrum(plane: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _quick_length(side: int) -> int:
+    """The longest even length up to `side` that has only the factors 2, 3 and 5: others make the transform slow."""
+    length = side - side % 2
+    while cv2.getOptimalDFTSize(length // 2) * 2 != length:
+        length -= 2
+    return length
+
+
+def _spectrum(plane: npt.NDArray[np.float32]) -> tuple[_Floats, _Floats]:
     """Mean power in each band and the bands' centres (cycles per geometric mean side), up to half a cycle per pixel."""
     height, width = plane.shape
     side = float(np.sqrt(plane.size))
-    power = np.square(np.asarray(cv2.dct(plane - plane.mean()), np.float64)) / plane.size
-    radius = np.hypot((np.arange(height) / (2 * height))[:, None], (np.arange(width) / (2 * width))[None])
     count = int(np.floor(_BANDS * np.log2(0.5 * side / 8)))
     edges = 8 * 2 ** (np.arange(count + 1) / _BANDS)
-    band = np.digitize(radius * side, edges)
-    inside = (band > 0) & (band <= count)
-    total = np.bincount(band[inside] - 1, power[inside], minlength=count)
-    return total / np.bincount(band[inside] - 1, minlength=count).clip(1), edges[:-1] * 2 ** (0.5 / _BANDS)
+    coefficients = cv2.dct(plane - plane.mean())
+    below, number = np.zeros(count + 1), np.zeros(count + 1)  # power and coefficients under each edge
+    for row in range(height):  # row by row: the whole plane in double precision would be large
+        reach = np.sqrt(np.maximum((edges / side) ** 2 - (row / (2 * height)) ** 2, 0.0))
+        ends = np.minimum(np.ceil(reach * 2 * width).astype(np.int64), width)
+        running = np.cumsum(np.square(coefficients[row], dtype=np.float64))
+        below += np.where(ends > 0, running[ends - 1], 0.0)
+        number += ends
+    return np.diff(below) / plane.size / np.diff(number).clip(1), edges[:-1] * 2 ** (0.5 / _BANDS)
 
 
 def _noise_variance(plane: npt.NDArray[np.float32]) -> float:
