@@ -315,7 +315,11 @@ def test_two_runs_never_work_in_one_directory(tmp_path: Path) -> None:
         for key in (ONE, TWO):
             with pytest.raises(StoreError, match="another run is working there"):
                 open_output(tmp_path, key=key, overwrite=True)
-    complete(tmp_path)
+    with open_output(tmp_path, key=ONE) as output:
+        output.finish({})
+        with pytest.raises(StoreError, match="another run is working there"):
+            open_output(tmp_path, key=ONE)  # complete, but its maker has not let go
+    complete(tmp_path, overwrite=True)
     with open_output(tmp_path, key=ONE) as first, open_output(tmp_path, key=ONE) as second:
         assert (first.state, second.state) == (State.REUSE, State.REUSE)  # readers do not mind one another
         with pytest.raises(StoreError, match="another run is working there"):

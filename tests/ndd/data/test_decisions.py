@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import fcntl
 import itertools
 import logging
 import os
@@ -259,9 +260,10 @@ def test_a_log_cut_anywhere_keeps_every_earlier_line_and_goes_on(
 def test_a_tail_of_zeros_is_a_torn_tail(store: DecisionStore, tmp_path: Path) -> None:
     """After a power cut some file systems keep the new length without the bytes."""
     store.append(decision())
-    damaged = cut(tmp_path, store.path.read_bytes() + bytes(300))
+    damaged = cut(tmp_path, store.path.read_bytes() + bytes(5000))
     assert damaged.load() == [decision()]
     assert damaged.append(decision(at=1))
+    assert damaged.damage() == []
     assert DecisionStore(damaged.path.parent).load() == [decision(), decision(at=1)]
     nothing = cut(tmp_path, bytes(300))
     assert nothing.load() == []
@@ -370,6 +372,27 @@ def test_killed_at_random_moments_no_acknowledged_decision_is_missing(store: Dec
         acknowledged.append(decision("probe", i).decision_id)
     assert len(acknowledged) > 50
     assert len(store.load()) == len(DecisionStore(store.path.parent).load())
+
+
+def test_a_writer_waits_for_readers_and_for_writers_and_a_reader_for_writers(store: DecisionStore) -> None:
+    store.append(decision())
+    other = DecisionStore(store.path.parent)
+    uses = {
+        fcntl.LOCK_SH: [lambda: other.append(decision(at=1))],
+        fcntl.LOCK_EX: [lambda: other.append(decision(at=2)), other.load],
+    }
+    for lock, waiting in uses.items():
+        for use in waiting:
+            thread = threading.Thread(target=use)
+            with store.path.open("rb") as held:
+                fcntl.flock(held, lock)
+                thread.start()
+                thread.join(0.2)
+                assert thread.is_alive()
+            thread.join()
+    with store.path.open("rb") as held:  # readers share
+        fcntl.flock(held, fcntl.LOCK_SH)
+        assert store.load() == [decision(), decision(at=1), decision(at=2)]
 
 
 WRITER = """
