@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-__all__ = ["ROOT", "Head", "start_head"]
+__all__ = ["ROOT", "Head", "marked_processes", "start_head"]
 
 ROOT = Path(__file__).resolve().parents[2]
 _SCRIPT = ROOT / "infra" / "ray" / "cluster"
@@ -76,7 +76,12 @@ class Head:
 
     def processes(self) -> list[psutil.Process]:
         """Every process of this cluster, drivers of jobs included."""
-        return [process for process in psutil.process_iter() if _carries(process, self.mark)]
+        return marked_processes(self.mark)
+
+
+def marked_processes(mark: str) -> list[psutil.Process]:
+    """Every process that carries a cluster's mark in its environment."""
+    return [process for process in psutil.process_iter() if _carries(process, mark)]
 
 
 def _carries(process: psutil.Process, mark: str) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 import time
 import urllib.error
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from ipaddress import ip_address
 import psutil
 import pytest
 
-from tests.integration.head import Head, start_head
+from tests.integration.head import ROOT, Head, marked_processes, start_head
 
 pytestmark = pytest.mark.slow
 
@@ -70,10 +71,24 @@ def test_a_running_job_is_stopped_and_leaves_no_process(head: Head) -> None:
         time.sleep(0.2)
 
 
-def test_stopping_the_head_leaves_no_process_of_it_and_touches_no_other() -> None:
-    with start_head(cpus=2) as other:
-        mine = other.processes()
+def test_a_head_ends_with_the_process_that_started_it_even_if_that_is_killed(head: Head) -> None:
+    """And the other head on this machine lives on."""
+    script = """
+import time
+from tests.integration.head import start_head
+with start_head(cpus=2) as head:
+    print(head.mark, flush=True)
+    time.sleep(600)
+"""
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        mark = starter.stdout.readline().strip()
+        mine = marked_processes(mark)
         assert len(mine) >= 4
-        assert os.getpid() not in [process.pid for process in mine]
-    assert [process for process in mine if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
-    assert not other.state.exists()
+        starter.kill()
+    _, alive = psutil.wait_procs(mine, timeout=60)
+    assert alive == []
+    assert marked_processes(mark) == []
+    assert head.get("") is not None
+    assert all(process.is_running() for process in head.processes())
