@@ -28,9 +28,10 @@ from ndd.errors import StaleOutput, StoreError
 from ndd.files import TEMPORARY, atomic_path, fsync_directory, make_directory, try_lock
 from ndd.provenance import code_version
 
-__all__ = ["Output", "State", "atomic_path", "code_version", "open_output", "read_run", "stage_key"]
+__all__ = ["PRIVATE", "Output", "State", "atomic_path", "code_version", "open_output", "read_run", "stage_key"]
 
 PRIVATE = ".ndd"
+"""Where an output directory keeps its books."""
 IGNORED = frozenset({PRIVATE, ".DS_Store", "Thumbs.db", "desktop.ini"})
 """Names that a directory may hold and still count as empty: file managers leave them behind."""
 
@@ -95,6 +96,8 @@ class Output:
                     f"{self.directory / name}: is there, but not written by ndd; move it or name another DIR"
                 )
         if not self._files.issuperset(names):
+            if self.state is State.REUSE:  # held together with other readers
+                raise StoreError(f"{self.directory}: is complete; nothing is added to it but by --overwrite")
             self._files = self._files.union(names)
             _write_json(self._marker, {"key": self.key, "files": sorted(self._files)})
         for name in names:

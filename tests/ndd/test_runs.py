@@ -15,8 +15,6 @@ import pytest
 import ndd
 from ndd.config import FindConfig
 from ndd.errors import StaleOutput, StoreError
-from ndd.files import atomic_path
-from ndd.provenance import code_version, source_digest
 from ndd.runs import Output, State, open_output, read_run, stage_key
 
 ONE, TWO = "1" * 64, "2" * 64
@@ -73,88 +71,6 @@ def test_everything_that_decides_a_result_changes_the_key() -> None:
     assert len(set(keys)) == len(keys)
 
 
-def test_source_digest_sees_code_and_nothing_else(tmp_path: Path) -> None:
-    package = tmp_path / "package"
-    (package / "sub").mkdir(parents=True)
-    (package / "a.py").write_text("x = 1\n")
-    (package / "sub" / "page.html").write_text("<p>")
-    before = source_digest(package)
-
-    (package / "__pycache__").mkdir()
-    (package / "__pycache__" / "a.cpython-311.pyc").write_bytes(b"\0")
-    (package / "weights.safetensors").write_bytes(b"\0")
-    (package / "py.typed").touch()
-    assert source_digest(package) == before
-    assert source_digest(Path(shutil.copytree(package, tmp_path / "elsewhere"))) == before
-
-    (package / "a.py").write_text("x = 2\n")
-    changed = source_digest(package)
-    (package / "a.py").rename(package / "b.py")
-    renamed = source_digest(package)
-    (package / "sub" / "page.html").write_text("<q>")
-    assert len({before, changed, renamed, source_digest(package)}) == 4
-
-
-def test_code_version_is_equal_for_a_copy_installed_elsewhere(tmp_path: Path) -> None:
-    """As a wheel unpacks it: the package's files in another place, and no project around them."""
-    ignore = shutil.ignore_patterns("__pycache__", "*.safetensors")
-    shutil.copytree(ROOT / "ndd", tmp_path / "ndd", ignore=ignore)
-    shutil.copytree(ROOT / "pipelines", tmp_path / "pipelines", ignore=ignore)
-    ask = "import ndd; from ndd.provenance import code_version as v; print(v(), v('pipelines', 'ndd'), ndd.__file__)"
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    answer = subprocess.run(
-        [sys.executable, "-c", ask],
-        env=os.environ | {"PYTHONPATH": path},
-        cwd=tmp_path,
-        capture_output=True,
-        check=True,
-    )
-    library, both, place = answer.stdout.decode().split()
-    assert place.startswith(str(tmp_path))
-    assert library == code_version() == code_version("ndd")
-    assert both == code_version("ndd", "pipelines")
-    assert library != both
-
-
-# --- atomic writes ------------------------------------------------------------------------------------------------
-
-
-def test_atomic_path_shows_the_old_file_or_the_new_one(tmp_path: Path) -> None:
-    target = tmp_path / "a.npy"
-    target.write_text("old")
-    with atomic_path(target) as temporary:
-        assert temporary.suffix == ".npy"
-        temporary.write_text("new")
-        assert target.read_text() == "old"
-    assert target.read_text() == "new"
-    with pytest.raises(KeyError), atomic_path(target) as temporary:
-        temporary.write_text("broken")
-        raise KeyError
-    assert target.read_text() == "new"
-    assert os.listdir(tmp_path) == ["a.npy"]
-
-
-def test_bytes_are_synced_before_the_name_and_the_name_before_return(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    events: list[str] = []
-    fsync, replace = os.fsync, os.replace
-
-    def spy_fsync(descriptor: int) -> None:
-        events.append("sync " + os.readlink(f"/proc/self/fd/{descriptor}"))
-        fsync(descriptor)
-
-    def spy_replace(source: Path, target: Path) -> None:
-        events.append(f"rename {source}")
-        replace(source, target)
-
-    monkeypatch.setattr(os, "fsync", spy_fsync)
-    monkeypatch.setattr(os, "replace", spy_replace)
-    with atomic_path(tmp_path / "a") as temporary:
-        temporary.write_text("x")
-    assert events == [f"sync {temporary}", f"rename {temporary}", f"sync {tmp_path}"]
-
-
 # --- output directories -------------------------------------------------------------------------------------------
 
 
@@ -168,6 +84,9 @@ def test_fresh_then_complete_then_reused(tmp_path: Path) -> None:
     assert said == read_run(out) == {"images": 3, "seconds": 0.5, "key": ONE, "files": ["pairs.parquet"]}
     with open_output(out, key=ONE) as output:
         assert output.state == "reuse"
+        assert output.path("pairs.parquet") == out / "pairs.parquet"
+        with pytest.raises(StoreError, match="is complete"):
+            output.path("more.parquet")
     assert (out / "pairs.parquet").read_text() == "rows"
 
 
