@@ -9,7 +9,6 @@ IMAGES ?=
 ARGS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
-READY := $(VENV)/.ready
 PYTEST := $(PY) -m pytest
 
 export PYTHON IMAGES
@@ -21,45 +20,43 @@ export PYTHON IMAGES
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(READY): requirements.lock pyproject.toml .ci/setup
+setup:  ## the environment alone (every other target does it too; quick when there is nothing to do)
 	@.ci/setup
 
-setup: $(READY)  ## the environment alone (every other target does it too)
-
-demo: $(READY)  ## find the near-duplicates in an album; IMAGES=/my/photos for your own
+demo: setup  ## find the near-duplicates in an album; IMAGES=/my/photos for your own
 	@$(PY) -m pipelines demo $${IMAGES:+--images "$$IMAGES"}
 
-test: $(READY)  ## the tests (minutes; `make check` runs the slow ones and the browser too)
+test: setup  ## the tests (minutes; `make check` runs the slow ones and the browser too)
 	$(PYTEST) -m "not browser and not slow" $(ARGS)
 
-test-slow: $(READY)  ## the tests that need a browser or much time
+test-slow: setup  ## the tests that need a browser or much time
 	$(PYTEST) -m "browser or slow" $(ARGS)
 
-lint: $(READY)  ## ruff: rules and format
+lint: setup  ## ruff: rules and format
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-types: $(READY)  ## mypy --strict
+types: setup  ## mypy --strict
 	$(VENV)/bin/mypy
 
-imports: $(READY)  ## who may import whom (import-linter)
+imports: setup  ## who may import whom (import-linter)
 	$(VENV)/bin/lint-imports --no-logo
 
 # One after the other, whatever -j says: the tests measure nothing, but two cores are soon full.
-check: $(READY)  ## all of it: lint, types, imports, every test
+check: setup  ## all of it: lint, types, imports, every test
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory types
 	@$(MAKE) --no-print-directory imports
 	@$(MAKE) --no-print-directory test-slow
 	@$(MAKE) --no-print-directory test
 
-cluster: $(READY)  ## start a Ray head on this machine (loopback, own token) and say how to submit jobs
+cluster: setup  ## start a Ray head on this machine (loopback, own token) and say how to submit jobs
 	@infra/ray/cluster start
 
 cluster-stop:  ## stop that head and nothing else
 	@infra/ray/cluster stop
 
-lock: $(READY)  ## bring requirements.lock in line with pyproject.toml; ARGS=--upgrade for newer versions
+lock: setup  ## bring requirements.lock in line with pyproject.toml; ARGS=--upgrade for newer versions
 	$(VENV)/bin/uv pip compile pyproject.toml --all-extras --group dev --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements.lock $(ARGS)
 
