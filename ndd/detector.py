@@ -1,0 +1,198 @@
+"""The detector on one page: what ndd can do with pictures in hand. For whole albums see `ndd.find`, which does the same.
+
+    from ndd.detector import Detector
+
+    detector = Detector()                       # the champion; or Detector("runs/mine/model")
+    match = detector.compare("a.jpg", "b.png")  # match.score, match.duplicate, match.relation, match.evidence
+    detector.add(["a.jpg", "c.jpg"])
+    detector.query("b.png", k=1)                # [("a.jpg", Match(…))]
+    detector.find(["~/Pictures"], out="found")  # tables and a report
+
+A picture is a path, the bytes of a file, or an (H, W, 3) uint8 RGB array.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ndd.config import FindConfig
+from ndd.errors import DecodeError, InputError
+from ndd.images import Pixels
+from ndd.index.base import cosine_distance
+from ndd.index.flat import FlatIndex
+from ndd.model import checkpoint
+from ndd.stages.decode import Decoder, Reading
+from ndd.stages.embed import Embedder
+from ndd.stages.match import pair_hash_bits
+from ndd.stages.verify import compare, evidence_values, needs_keypoints
+from ndd.types import ImageId, Match
+from ndd.verify.keypoints import Keypoints, extract
+from ndd.verify.score import PairEvidence, Scorer, relation_of
+
+__all__ = ["Detector", "Image"]
+
+Image: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.uint8]
+
+
+class Detector:
+    """One model, ready to embed and compare; `add` and `query` keep an index in memory.
+
+    Raises ModelError if there is no usable model. Methods raise DecodeError for a picture that cannot be read.
+    """
+
+    def __init__(self, model: str | os.PathLike[str] | None = None, *, config: FindConfig | None = None) -> None:
+        """model: a model directory; None for NDD_MODEL, the champion, or the one that comes with ndd."""
+        self.config = config or FindConfig()
+        self.checkpoint = checkpoint.load(checkpoint.resolve(model))
+        self.decoder = Decoder(self.config.limits, size=self.checkpoint.config.image_size)
+        self.embedder = Embedder(self.checkpoint)
+        self.scorer = Scorer(self.checkpoint.calibration)
+        self._index = FlatIndex(self.embedder.dim)
+        self._stored: list[tuple[str, _Known]] = []
+
+    def embed(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """(N, D) float32 embeddings of unit length (up to rounding): the vectors `ndd embed` writes, bit for bit."""
+        if not images:
+            return np.zeros((0, self.embedder.dim), np.float32)
+        canvases = np.stack([self.decoder.read(self._content(image)).canvas for image in images])
+        return self.embedder.embed(canvases).astype(np.float32)
+
+    def compare(self, a: Image, b: Image) -> Match:
+        """What two pictures are to each other.
+
+        The score is under the calibration's prior, where `find` estimates the prior from the album; the evidence is the
+        same. A single pair is accepted if its own score reaches the wanted precision.
+        """
+        return self._match(self._look(a), self._look(b))
+
+    def answer(self, match: Match) -> dict[str, Any]:
+        """A match as plain JSON values: the body of `ndd compare --json` and of `/v1/compare`."""
+        return {
+            "score": match.score,
+            "distance": match.distance,
+            "duplicate": match.duplicate,
+            "relation": match.relation,
+            "evidence": dict(match.evidence),
+            "threshold": self.config.precision,
+            "digests": {"embedding": self.checkpoint.embedding_digest, "scorer": self.checkpoint.scorer_digest},
+        }
+
+    def find(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        *,
+        out: str | os.PathLike[str],
+        against: Sequence[str | os.PathLike[str]] = (),
+        workers: int | None = None,
+    ) -> dict[str, Any]:
+        """Find the near-duplicates among the pictures below `paths`, as `ndd find` does; returns what run.json holds."""
+        from ndd.find import FindRequest, find
+        from ndd.local import LocalRunner
+
+        model = self.checkpoint.directory
+        request = FindRequest(paths=paths, out=out, against=against, config=self.config, model=model)
+        return find(request, LocalRunner(workers=workers))
+
+    def add(self, images: Sequence[Image], *, names: Sequence[str] | None = None) -> None:
+        """Put pictures into the index. names: what `query` calls them (default: their paths, else a running number)."""
+        for at, image in enumerate(images):
+            known = self._look(image)
+            default = os.fspath(image) if isinstance(image, str | os.PathLike) else f"#{len(self._stored)}"
+            self._stored.append((default if names is None else names[at], known))
+            self._index.add(known.vector)
+
+    def query(self, image: Image, *, k: int = 10) -> list[tuple[str, Match]]:
+        """The `k` nearest pictures of the index, likeliest duplicates first, each with its match."""
+        known = self._look(image)
+        rows = self._index.search(known.vector, k=k).rows[0]
+        found = [(name, self._match(known, other)) for name, other in (self._stored[row] for row in rows if row >= 0)]
+        return sorted(found, key=lambda item: (-item[1].score, item[1].distance, item[0]))
+
+    def explain(self, a: Image, b: Image, *, out: str | os.PathLike[str]) -> Path:
+        """Draw what two pictures have in common to the PNG file `out`."""
+        from ndd.explain import draw
+
+        left, right = self._look(a), self._look(b)
+        return draw(
+            self.checkpoint.model,
+            (left.pixels, right.pixels),
+            (left.reading.canvas, right.reading.canvas),
+            (left.keys, right.keys),
+            self._match(left, right),
+            out,
+        )
+
+    def _look(self, image: Image) -> _Known:
+        return _Known(self, self._content(image))
+
+    def _match(self, a: _Known, b: _Known) -> Match:
+        evidence = self._evidence(a, b)
+        score = float(self.scorer.score([evidence])[0])
+        relation = relation_of(evidence)
+        within = relation is not None and relation.within(self.config.relation)
+        return Match(
+            score=score,
+            distance=evidence.distance,
+            duplicate=within and score >= self.config.precision,
+            relation=relation,
+            evidence=evidence_values(evidence),
+        )
+
+    def _evidence(self, a: _Known, b: _Known) -> PairEvidence:
+        if a.id == b.id:
+            return PairEvidence(distance=0.0, hash_bits=0, identical=True)
+        zero, one = np.array([0]), np.array([1])
+        distance = cosine_distance(a.vector, b.vector)
+        bits, upright = pair_hash_bits(np.stack([a.hashes, b.hashes]), zero, one)
+        quality = np.minimum([a.reading.facts["quality"]], [b.reading.facts["quality"]])
+        verify = self.config.verify == "keypoints" and needs_keypoints(distance, bits, quality)[0]
+        return PairEvidence(
+            distance=float(distance[0]),
+            hash_bits=int(bits[0]),
+            geometry=compare(a.keys, b.keys, left_id=a.id, right_id=b.id) if verify else None,
+            flat=a.reading.facts["flat"] or b.reading.facts["flat"],
+            upright=bool(upright[0]),
+        )
+
+    def _content(self, image: Image) -> bytes:
+        if isinstance(image, bytes):
+            return image
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise InputError(f"a picture as an array is (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
+            return cv2.imencode(".png", image[:, :, ::-1])[1].tobytes()
+        try:
+            return self.decoder.file(image)
+        except DecodeError as error:
+            raise DecodeError(f"{os.fspath(image)}: {error.reason}", stage=error.stage) from None
+
+
+class _Known:
+    """What has been found out about one picture; keypoints only when they are asked for."""
+
+    def __init__(self, detector: Detector, content: bytes) -> None:
+        self._decoder, self._content = detector.decoder, content
+        self.reading: Reading = detector.decoder.read(content)
+        self.id = ImageId(self.reading.facts["id"])
+        self.vector = detector.embedder.embed(self.reading.canvas[None])
+        self.hashes = np.frombuffer(self.reading.facts["hashes"], np.uint8).reshape(8, 32)
+        self._keys: Keypoints | None = None
+
+    @property
+    def keys(self) -> Keypoints:
+        """The picture's keypoints."""
+        if self._keys is None:
+            self._keys = extract(self.pixels)
+        return self._keys
+
+    @property
+    def pixels(self) -> Pixels:
+        """The picture, at the scale that every step but the network sees."""
+        return self._decoder.pixels(self._content)

@@ -1,0 +1,93 @@
+"""Files → what the later steps need to know of each picture; a picture that cannot be read becomes a failure, not an end.
+
+Shapes: N pictures, S × S pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndd.config import DecodeLimits
+from ndd.errors import DecodeError
+from ndd.hashing import pdq
+from ndd.images import Pixels, decode, read_file, to_square
+from ndd.types import Failure, image_id
+
+__all__ = ["DECODE_SIDE", "HEADER", "Decoder", "Reading"]
+
+DECODE_SIDE = 256
+"""JPEG files may be decoded at a reduced scale down to this shorter side. Fixed, because the pixels depend on it."""
+
+HEADER = ("width", "height", "format", "frames", "alpha", "bits", "taken", "exif_fields")
+"""Fields of `ndd.images.Picture` that are kept of each picture."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Reading:
+    """One readable picture. The decoded pixels are gone: a batch of large ones would not fit into memory.
+
+    facts: id, the `HEADER` fields, hashes (256 bytes: PDQ in its eight dihedral forms), quality (PDQ's, 0…100), and flat:
+    (nearly) a single colour, so that nothing can be concluded from its looks.
+    canvas: (S, S, 3) uint8, the square that the model sees.
+    """
+
+    facts: dict[str, Any]
+    canvas: NDArray[np.uint8]
+
+
+class Decoder:
+    """Reads, identifies, decodes, hashes and scales pictures, one at a time. Holds no state: use it from any thread."""
+
+    def __init__(self, limits: DecodeLimits, *, size: int) -> None:
+        """size: S, side of the model's square."""
+        self._limits = limits
+        self._size = size
+
+    def pixels(self, content: bytes) -> Pixels:
+        """(H, W, 3) as every later step sees them: large JPEGs at a reduced scale. Raises DecodeError."""
+        return decode(content, limits=self._limits, min_side=self._side).pixels
+
+    def file(self, uri: str | os.PathLike[str]) -> bytes:
+        """The bytes of a file. Raises DecodeError."""
+        return read_file(uri, limits=self._limits)
+
+    def read(self, content: bytes) -> Reading:
+        """What is to be known of a picture's bytes. Raises DecodeError."""
+        picture = decode(content, limits=self._limits, min_side=self._side)
+        hashes, quality = pdq(picture.pixels)
+        canvas = to_square(picture.pixels, self._size)
+        facts = {"id": image_id(content), "hashes": hashes.tobytes(), "quality": quality, "flat": _is_flat(canvas)}
+        facts |= {name: getattr(picture, name) for name in HEADER}
+        return Reading(facts=facts, canvas=canvas)
+
+    def attempt(self, path: str, uri: str) -> Reading | Failure:
+        """The picture in the file `uri`, or why it cannot be used; never raises for what a file holds."""
+        try:
+            return self.read(self.file(uri))
+        except DecodeError as error:
+            return Failure(path=path, stage=error.stage, reason=error.reason)
+        except (MemoryError, OSError, ValueError, ArithmeticError, RuntimeError) as error:
+            # A decoder met something nobody foresaw. One odd file must not end a run over a million others.
+            return Failure(path=path, stage="decode", reason=f"unexpected {type(error).__name__}: {error}"[:300])
+
+    def __call__(self, batch: dict[str, Sequence[str]]) -> list[Reading | Failure]:
+        """{"path": …, "uri": …} → one answer per picture, in order."""
+        return [self.attempt(path, uri) for path, uri in zip(batch["path"], batch["uri"], strict=True)]
+
+    @property
+    def _side(self) -> int:
+        return max(DECODE_SIDE, 2 * self._size)
+
+
+def _is_flat(canvas: NDArray[np.uint8]) -> bool:
+    """True where no channel varies by more than the noise of an encoder: a standard deviation below 2.5 of 255."""
+    pixels = canvas.reshape(-1, 3).astype(np.int64)
+    count = len(pixels)
+    variance = (count * (pixels**2).sum(axis=0) - pixels.sum(axis=0) ** 2) / count**2
+    return bool(variance.max() < 2.5**2)

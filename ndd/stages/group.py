@@ -1,0 +1,228 @@
+"""The last step: evidence → scores → threshold → groups → which copy to keep → tables and report.
+
+Shapes: P candidate pairs, rows of the album, left < right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndd.groups import Link, completions, group
+from ndd.stages.album import Album
+from ndd.stages.match import merge, pair_distances, pair_hash_bits
+from ndd.stages.verify import compare, evidence_values, from_text, needs_keypoints
+from ndd.stages.work import SearchTask, decided_rows, extract_missing
+from ndd.tables import PairRow
+from ndd.types import Failure, ImageId, Relation
+from ndd.verify.geometry import GeometricEvidence
+from ndd.verify.score import PairEvidence, Scorer, estimate_prior, relation_of, threshold_for_precision
+
+__all__ = ["Verdicts", "judge", "parts"]
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Verdicts:
+    """What a search concludes. Rows are numbered as in the album.
+
+    pairs: every candidate with a score of at least the floor, and the exact copies. groups: of two or more paths, sorted.
+    failures: pictures that vanished between embedding and verification. duplicates: how many pairs are accepted.
+    """
+
+    pairs: list[PairRow]
+    groups: list[tuple[str, ...]]
+    failures: list[Failure]
+    threshold: float
+    prior: float
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Candidates:
+    left: Rows
+    right: Rows
+    evidence: Sequence[PairEvidence]
+    scores: NDArray[np.float64]
+
+
+def judge(task: SearchTask, album: Album) -> Verdicts:
+    """Score the candidates of a search and group the pictures. The same files in `task` give the same verdicts."""
+    return _Judge(task, album).verdicts()
+
+
+class _Judge:
+    def __init__(self, task: SearchTask, album: Album) -> None:
+        self.task, self.album, self.config = task, album, task.config
+        self.paths, self.ids = album.texts("path"), album.texts("id")
+        self.must, self.cannot = (
+            {(int(a), int(b)) for a, b in decided_rows(album, pairs, sided=task.sided)}
+            for pairs in (task.must, task.cannot)
+        )
+        self.copies = sorted(album.copies())
+        self.scorer = Scorer(task.calibration)
+
+    def verdicts(self) -> Verdicts:
+        table = self.task.read_candidates()
+        left, right = (table.column(name).to_numpy() for name in ("left", "right"))
+        evidence = self._evidence(left, right, self._known(left, right))
+        scores = self.scorer.score(evidence)
+        prior = estimate_prior(scores, prior=self.scorer.prior)
+        self.scorer = self.scorer.with_prior(prior)
+        found = _Candidates(left, right, evidence, self.scorer.score(evidence))
+        # A pair that is likelier distinct is not accepted, even where many sure ones would make up for it.
+        threshold = max(threshold_for_precision(found.scores, self.config.precision), 0.5)
+        # A search that looks at k neighbours cannot see all pairs of a larger group: look at those that would tell.
+        found = self._completed(found, threshold)
+        rows = [self._row(found, at, threshold) for at in range(len(found.left))]
+        accepted = [row for row in rows if row.duplicate]
+        rows = [row for row in rows if row.duplicate or row.score >= self.config.floor]
+        exact = [self._exact(left, right) for left, right in self.copies]
+        return Verdicts(
+            pairs=rows + exact,
+            groups=self._groups(accepted),
+            failures=self.task.keypoint_store().failures(dict(zip(self.ids, self.paths, strict=True))),
+            threshold=threshold,
+            prior=prior,
+            duplicates=len(accepted) + len(exact),
+        )
+
+    def _known(self, left: Rows, right: Rows) -> list[GeometricEvidence | None]:
+        """What verification wrote; None for a pair that needed none or whose pictures are gone."""
+        texts: dict[tuple[str, str], str] = {}
+        for table in self.task.evidence_store():
+            columns = (table.column(name).to_pylist() for name in table.column_names)
+            texts.update({(a, b): text for a, b, text in zip(*columns, strict=True)})
+        found = (texts.get((self.ids[a], self.ids[b])) for a, b in zip(left, right, strict=True))
+        return [None if text is None else from_text(text) for text in found]
+
+    def _evidence(self, left: Rows, right: Rows, geometry: Sequence[GeometricEvidence | None]) -> list[PairEvidence]:
+        distance = pair_distances(self.album.vectors, left, right)
+        bits, upright = pair_hash_bits(self.album.hashes, left, right)
+        flat = self.album.table.column("flat").to_numpy()
+        return [
+            PairEvidence(
+                distance=float(distance[at]),
+                hash_bits=int(bits[at]),
+                geometry=geometry[at],
+                flat=bool(flat[left[at]] or flat[right[at]]),
+                upright=bool(upright[at]),
+            )
+            for at in range(len(left))
+        ]
+
+    def _completed(self, found: _Candidates, threshold: float) -> _Candidates:
+        rows = [self._row(found, at, threshold) for at in range(len(found.left))]
+        paths, links = self._links([row for row in rows if row.duplicate])
+        asked = completions(paths, links, must=self._named(self.must), cannot=self._named(self.cannot))
+        at = {path: row for row, path in enumerate(self.paths)}
+        sides = self.album.numbers("side")
+        known = set(zip(found.left.tolist(), found.right.tolist(), strict=True))
+        extra = [(at[a], at[b]) for a, b in asked if (at[a], at[b]) not in known]
+        extra = [
+            (a, b) for a, b in extra if self.ids[a] != self.ids[b] and (not self.task.sided or sides[a] != sides[b])
+        ]
+        if not extra:
+            return found
+        left, right = merge(np.asarray(extra, np.int64)).T
+        evidence = self._evidence(left, right, self._verified(left, right))
+        order = np.lexsort((np.concatenate([found.right, right]), np.concatenate([found.left, left])))
+        joined = [*found.evidence, *evidence]
+        return _Candidates(
+            np.concatenate([found.left, left])[order],
+            np.concatenate([found.right, right])[order],
+            [joined[row] for row in order],
+            np.concatenate([found.scores, self.scorer.score(evidence)])[order],
+        )
+
+    def _verified(self, left: Rows, right: Rows) -> list[GeometricEvidence | None]:
+        """Verify pairs here and now."""
+        if self.config.verify == "none":
+            return [None] * len(left)
+        quality = self.album.numbers("quality")
+        distance = pair_distances(self.album.vectors, left, right)
+        bits, _ = pair_hash_bits(self.album.hashes, left, right)
+        unsettled = needs_keypoints(distance, bits, np.minimum(quality[left], quality[right]))
+        rows = np.unique(np.concatenate([left[unsettled], right[unsettled]]))
+        extract_missing(self.task, self.album, rows, self.task.decoder())
+        store = self.task.keypoint_store()
+        found: list[GeometricEvidence | None] = []
+        for a, b, wanted in zip(left, right, unsettled, strict=True):
+            ids = ImageId(self.ids[a]), ImageId(self.ids[b])
+            left_keys, right_keys = (store.get(id) if wanted else None for id in ids)
+            if left_keys is None or right_keys is None:
+                found.append(None)
+            else:
+                found.append(compare(left_keys, right_keys, left_id=ids[0], right_id=ids[1]))
+        return found
+
+    def _row(self, found: _Candidates, at: int, threshold: float) -> PairRow:
+        left, right = int(found.left[at]), int(found.right[at])
+        evidence, score = found.evidence[at], float(found.scores[at])
+        relation = relation_of(evidence)
+        duplicate = score >= threshold and relation is not None and relation.within(self.config.relation)
+        said = self._said(left, right)
+        return PairRow(
+            left=self.paths[left],
+            right=self.paths[right],
+            score=score,
+            duplicate=duplicate if said is None else said,
+            relation=relation,
+            distance=evidence.distance,
+            evidence=evidence_values(evidence)
+            | ({} if said is None else {"decision": "duplicate" if said else "distinct"}),
+        )
+
+    def _said(self, left: int, right: int) -> bool | None:
+        """A person's word about the pair."""
+        if (left, right) in self.cannot:
+            return False
+        return True if (left, right) in self.must else None
+
+    def _exact(self, left: int, right: int) -> PairRow:
+        return PairRow(
+            left=self.paths[left],
+            right=self.paths[right],
+            score=1.0,
+            duplicate=True,
+            relation=Relation.EXACT,
+            distance=0.0,
+            evidence={"sha256": self.ids[left]},
+        )
+
+    def _links(self, accepted: Sequence[PairRow]) -> tuple[list[str], list[Link]]:
+        """The paths that take part, and what links them."""
+        links = [Link(row.left, row.right, row.score) for row in accepted]
+        links += [Link(self.paths[a], self.paths[b], 1.0, exact=True) for a, b in self.copies]
+        named = {path for link in links for path in (link.left, link.right)}
+        named |= {self.paths[row] for pair in self.must | self.cannot for row in pair}
+        return sorted(named), links
+
+    def _named(self, pairs: set[tuple[int, int]]) -> list[tuple[str, str]]:
+        return [(self.paths[a], self.paths[b]) for a, b in sorted(pairs)]
+
+    def _groups(self, accepted: Sequence[PairRow]) -> list[tuple[str, ...]]:
+        paths, links = self._links(accepted)
+        return group(paths, links, must=self._named(self.must), cannot=self._named(self.cannot))
+
+
+def parts(pairs: Sequence[PairRow]) -> dict[str, float]:
+    """path → share of a fuller picture that this one shows, for pictures that are a part of another one (crops).
+
+    Shares are of contrast, not of area: a plain border around a copy does not make the copy a part.
+    """
+    found: dict[str, float] = {}
+    for row in pairs:
+        if not row.duplicate or row.evidence.get("transform") is None:
+            continue
+        for small, full, path in (("left", "right", row.left), ("right", "left", row.right)):
+            inside, shown = row.evidence[f"overlap_{small}"], row.evidence[f"explained_{small}"]
+            if inside >= 0.9 and shown >= 0.5:
+                share = row.evidence[f"explained_{full}"] / shown
+                if 0.0 < share < 1.0:
+                    found[path] = min(share, found.get(path, 1.0))
+    return found

@@ -1,0 +1,152 @@
+"""Candidates: the pairs worth a closer look, by descriptor and by perceptual hash.
+
+Shapes: M pictures, D numbers per vector, F = 8 dihedral forms of 32-byte hashes, P pairs.
+"""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from ndd.hashing import hamming
+from ndd.index.base import cosine_distance
+from ndd.index.flat import FlatIndex
+
+__all__ = ["QUALITY", "Matcher", "merge", "pair_distances", "pair_hash_bits"]
+
+Rows = NDArray[np.int64]
+
+QUALITY = 50
+"""Least PDQ quality (0…100) at which a hash may propose a pair: below, the picture has too little structure and many
+hashes coincide (Facebook, "The TMK+PDQF video-hashing algorithm and the PDQ image-hashing algorithm", 2019, §PDQ quality)."""
+
+_BYTES = 64 * 2**20
+
+
+class Matcher:
+    """Proposes pairs for any slice of the pictures; proposals of all slices together do not depend on the slicing."""
+
+    def __init__(
+        self,
+        vectors_MD: NDArray[np.float16],
+        hashes_MF32: NDArray[np.uint8],
+        quality_M: NDArray[np.integer],
+        *,
+        neighbours: int,
+        max_distance: float,
+        hash_bits: int,
+        side_M: NDArray[np.integer] | None = None,
+        content_M: NDArray[np.integer] | None = None,
+    ) -> None:
+        """side: 0 or 1; if given, only pairs between the sides are proposed. content: equal numbers mean equal bytes,
+        which need no proposal (default: all differ)."""
+        count = len(vectors_MD)
+        self._vectors, self._hashes = vectors_MD, hashes_MF32
+        self._neighbours, self._max_distance, self._bits = neighbours, max_distance, hash_bits
+        self._side = np.zeros(count, np.int64) if side_M is None else np.asarray(side_M, np.int64)
+        self._content = np.arange(count) if content_M is None else np.asarray(content_M)
+        self._sharp = np.asarray(quality_M) >= QUALITY
+        sides = (0,) if side_M is None else (0, 1)
+        # What a picture of side s is compared with: its own side, or the other one.
+        self._pools = {side: _Pool(self, np.flatnonzero(self._side == sides[-1 - side])) for side in sides}
+
+    def __call__(self, batch: dict[str, Rows]) -> dict[str, Rows]:
+        """{"node": (Q,)} → {"left": (P,), "right": (P,)} with left < right: proposals of these pictures."""
+        nodes = np.asarray(batch["node"], np.int64)
+        found = [np.zeros((0, 2), np.int64)]
+        for side, pool in self._pools.items():
+            asked = nodes[self._side[nodes] == side]
+            if len(asked) and len(pool.rows):
+                found += [pool.by_vector(asked), pool.by_hash(asked)]
+        pairs = merge(np.concatenate(found))
+        return {"left": pairs[:, 0], "right": pairs[:, 1]}
+
+
+class _Pool:
+    """One side's pictures, ready to be compared with."""
+
+    def __init__(self, matcher: Matcher, rows: Rows) -> None:
+        self.rows = rows
+        self._of = matcher
+        self._flat = FlatIndex(matcher._vectors.shape[1])
+        self._flat.add(matcher._vectors[rows])
+        self._sharp = rows[matcher._sharp[rows]]
+        self._binary = faiss.IndexBinaryFlat(8 * matcher._hashes.shape[2])
+        self._binary.add(np.ascontiguousarray(matcher._hashes[self._sharp, 0]))
+
+    def by_vector(self, asked: Rows) -> Rows:
+        """(P, 2) the nearest `neighbours` of each, no farther than max_distance."""
+        of = self._of
+        # A picture finds its own bytes once: itself, or on the other side its one representative.
+        nearest = self._flat.search(of._vectors[asked], k=of._neighbours + 1)
+        found = np.where(nearest.rows < 0, asked[:, None], self.rows[nearest.rows])
+        good = (nearest.rows >= 0) & (of._content[found] != of._content[asked][:, None])
+        good &= np.cumsum(good, axis=1) <= of._neighbours
+        good &= nearest.distances <= of._max_distance
+        line, column = np.nonzero(good)
+        return np.stack([asked[line], found[line, column]], axis=1)
+
+    def by_hash(self, asked: Rows) -> Rows:
+        """(P, 2) the nearest `neighbours` of each by perceptual hash, within hash_bits in any of the eight forms."""
+        of = self._of
+        asked = asked[of._sharp[asked]]
+        if not len(asked) or not len(self._sharp):
+            return np.zeros((0, 2), np.int64)
+        forms = of._hashes.shape[1]
+        # Worst case: every picture answers every form with 12 bytes.
+        step = max(1, _BYTES // (12 * forms * len(self._sharp)))
+        parts = [self._hash_block(asked[start : start + step]) for start in range(0, len(asked), step)]
+        return np.concatenate(parts)
+
+    def _hash_block(self, asked: Rows) -> Rows:
+        of = self._of
+        count, forms = len(asked), of._hashes.shape[1]
+        queries = np.ascontiguousarray(of._hashes[asked].reshape(count * forms, -1))
+        # FAISS takes distances strictly below the radius.
+        limits, bits, hits = self._binary.range_search(queries, of._bits + 1)
+        answers: Rows = np.diff(np.asarray(limits, np.int64)).astype(np.int64)
+        line = np.repeat(np.arange(count * forms) // forms, answers)
+        found = self._sharp[hits]
+        good = of._content[found] != of._content[asked[line]]
+        line, found, bits = line[good], found[good], bits[good]
+        order = np.lexsort((bits, found, line))
+        line, found, bits = line[order], found[order], bits[order]
+        first = np.ones(len(line), bool)
+        first[1:] = (line[1:] != line[:-1]) | (found[1:] != found[:-1])
+        line, found, bits = line[first], found[first], bits[first]
+        order = np.lexsort((found, bits, line))
+        line, found = line[order], found[order]
+        rank = np.arange(len(line)) - np.searchsorted(line, line)
+        near = rank < of._neighbours
+        return np.stack([asked[line[near]], found[near]], axis=1)
+
+
+def merge(pairs_P2: Rows) -> Rows:
+    """Each unordered pair once, left < right, sorted."""
+    return np.unique(np.sort(pairs_P2, axis=1), axis=0).reshape(-1, 2)
+
+
+def pair_distances(vectors_MD: NDArray[np.float16], left_P: Rows, right_P: Rows) -> NDArray[np.float64]:
+    """(P,) 1 − cosine of each pair, exact."""
+    parts = [
+        cosine_distance(vectors_MD[left_P[start : start + 8192]], vectors_MD[right_P[start : start + 8192]])
+        for start in range(0, len(left_P), 8192)
+    ]
+    return np.concatenate([np.zeros(0), *parts])
+
+
+def pair_hash_bits(hashes_MF32: NDArray[np.uint8], left_P: Rows, right_P: Rows) -> tuple[Rows, NDArray[np.bool_]]:
+    """(P,) least Hamming distance of one picture's hash and any of the eight forms of the other's, both ways round, and
+    (P,) whether the unturned form is (among) the nearest.
+
+    Both ways, because turning a picture and then hashing it is not always the same as turning its hash.
+    """
+    bits, upright = [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)]
+    for start in range(0, len(left_P), 8192):
+        left, right = (hashes_MF32[rows[start : start + 8192]] for rows in (left_P, right_P))
+        there, back = hamming(left[:, :1], right), hamming(right[:, :1], left)
+        least = np.minimum(there.min(axis=1), back.min(axis=1))
+        bits.append(least)
+        upright.append(there[:, 0] == least)
+    return np.concatenate(bits), np.concatenate(upright)

@@ -1,0 +1,302 @@
+"""A search cut into pieces of work whose results lie on disk: what the runners hand to threads or to Ray.
+
+Each `…Work` is made once per worker and called with a batch (a dict of columns, one item of work per row). It writes one
+chunk and answers with counts, so whoever hands out the work needs no memory for the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ndd.config import FindConfig
+from ndd.data.uris import text_to_uri
+from ndd.parquet import read_table, write_table
+from ndd.stages.album import Album, load_album
+from ndd.stages.chunks import CANDIDATES, EVIDENCE, FAILED, MANIFEST, PROPOSALS, ChunkStore, pictures_schema
+from ndd.stages.decode import Decoder
+from ndd.stages.match import Matcher, merge, pair_distances, pair_hash_bits
+from ndd.stages.verify import KeypointStore, compare, needs_keypoints, to_text
+from ndd.types import Failure, ImageId
+
+__all__ = [
+    "Counts",
+    "EmbedWork",
+    "MatchWork",
+    "SearchTask",
+    "VerifyWork",
+    "collect",
+    "decided_rows",
+    "extract_missing",
+    "unverified",
+]
+
+Batch = Mapping[str, Any]
+Counts = dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchTask:
+    """Everything a worker needs to know of a search; small, and the same for every worker.
+
+    private: directory for chunks, reachable for every worker. pictures, evidence: names of the two caches below it.
+    calibration: of the scorer. sided: only pairs between the two sides. must, cannot: pairs of ids that a person called
+    duplicate or distinct; they are always candidates.
+    """
+
+    config: FindConfig
+    model: str
+    dim: int
+    image_size: int
+    calibration: Mapping[str, Any] | None
+    private: str
+    pictures: str
+    evidence: str
+    sided: bool
+    must: tuple[tuple[str, str], ...] = field(default=())
+    cannot: tuple[tuple[str, str], ...] = field(default=())
+
+    @property
+    def manifest(self) -> Path:
+        """The list of pictures."""
+        return self.partial / "manifest.parquet"
+
+    @property
+    def candidates(self) -> Path:
+        """The list of pairs."""
+        return self.partial / "candidates.parquet"
+
+    @property
+    def facts(self) -> Path:
+        """What is to be said of the run before its conclusion, JSON."""
+        return self.partial / "facts.json"
+
+    @property
+    def result(self) -> Path:
+        """Directory in which the finished files wait to be moved to where they belong."""
+        return self.partial / "result"
+
+    @property
+    def partial(self) -> Path:
+        """Directory emptied at the end of the run."""
+        return Path(self.private) / "partial"
+
+    def read_manifest(self) -> Any:
+        """Arrow table, schema MANIFEST."""
+        return read_table(self.manifest, MANIFEST)
+
+    def read_candidates(self) -> Any:
+        """Arrow table, schema CANDIDATES."""
+        return read_table(self.candidates, CANDIDATES)
+
+    def picture_store(self) -> ChunkStore:
+        """Embedded pictures."""
+        return ChunkStore(Path(self.private) / self.pictures, pictures_schema(self.dim))
+
+    def failure_store(self) -> ChunkStore:
+        """Pictures that could not be read in this run."""
+        return ChunkStore(self.partial / "failed", FAILED)
+
+    def proposal_store(self) -> ChunkStore:
+        """Proposed pairs."""
+        return ChunkStore(self.partial / "proposals", PROPOSALS)
+
+    def evidence_store(self) -> ChunkStore:
+        """Verified pairs."""
+        return ChunkStore(Path(self.private) / self.evidence, EVIDENCE)
+
+    def keypoint_store(self) -> KeypointStore:
+        """Keypoints written so far."""
+        return KeypointStore(self.partial / "keypoints")
+
+    def album(self) -> Album:
+        """The readable pictures."""
+        return load_album(self.read_manifest(), self.picture_store())
+
+    def unreadable(self) -> list[Failure]:
+        """Pictures that could not be read in this run, in path order."""
+        rows = (Failure(**row) for row in self.failure_store().read().to_pylist())
+        return sorted(rows, key=lambda failure: failure.path)
+
+    def decoder(self) -> Decoder:
+        """How pictures are read in this search."""
+        return Decoder(self.config.limits, size=self.image_size)
+
+
+class EmbedWork:
+    """Decode and embed files: {"path", "uri", "size", "mtime_ns"} → one chunk of rows `pictures_schema`."""
+
+    def __init__(self, task: SearchTask) -> None:
+        from ndd.model import checkpoint  # torch takes seconds to import, and the other workers do without
+        from ndd.stages.embed import Embedder
+
+        self._decoder = task.decoder()
+        self._embedder = Embedder(checkpoint.load(task.model))
+        self._pictures, self._failed = task.picture_store(), task.failure_store()
+
+    def __call__(self, batch: Batch) -> Counts:
+        """Counts: images, failed."""
+        answers = self._decoder({"path": batch["path"], "uri": [text_to_uri(text) for text in batch["uri"]]})
+        key = list(zip(*(batch[name] for name in ("path", "size", "mtime_ns")), strict=True))
+        good = [(at, answer) for at, answer in enumerate(answers) if not isinstance(answer, Failure)]
+        bad = [answer for answer in answers if isinstance(answer, Failure)]
+        if good:
+            vectors = self._embedder.embed(np.stack([reading.canvas for _, reading in good])).astype("<f2")
+            rows = [
+                {
+                    "path": key[at][0],
+                    "size": key[at][1],
+                    "mtime_ns": key[at][2],
+                    "vector": vector.tobytes(),
+                    **reading.facts,
+                }
+                for (at, reading), vector in zip(good, vectors, strict=True)
+            ]
+            columns = {name: [row[name] for row in rows] for name in self._pictures.schema.names}
+            self._pictures.write(columns, of=(key[at] for at, _ in good))
+        if bad:
+            self._failed.write(
+                {name: [getattr(f, name) for f in bad] for name in FAILED.names}, of=(f.path for f in bad)
+            )
+        return {"images": len(answers), "failed": len(bad)}
+
+
+class MatchWork:
+    """Propose pairs for pictures {"row": rows of the album}, and extract the keypoints they will need.
+
+    Only representatives have proposals: a copy of the same bytes has nothing to add.
+    """
+
+    def __init__(self, task: SearchTask) -> None:
+        self._task = task
+        self._album = task.album()
+        self._decoder = task.decoder()
+        nodes, album, config = self._album.nodes, self._album, task.config
+        self._vectors, self._hashes = album.vectors[nodes], album.hashes[nodes]
+        self._quality = album.numbers("quality")[nodes]
+        self._matcher = Matcher(
+            self._vectors,
+            self._hashes,
+            self._quality,
+            neighbours=config.neighbours,
+            max_distance=config.max_distance,
+            hash_bits=config.hash_bits,
+            side_M=album.numbers("side")[nodes] if task.sided else None,
+            content_M=album.contents()[nodes],
+        )
+
+    def __call__(self, batch: Batch) -> Counts:
+        """Counts: images, proposals, keypoints."""
+        asked = np.searchsorted(
+            self._album.nodes, np.intersect1d(np.asarray(batch["row"], np.int64), self._album.nodes)
+        )
+        found = self._matcher({"node": asked})
+        left, right = found["left"], found["right"]
+        rows = {"left": self._album.nodes[left].tolist(), "right": self._album.nodes[right].tolist()}
+        self._task.proposal_store().write(rows, of=asked)
+        wanted = np.zeros(0, np.int64)
+        if self._task.config.verify == "keypoints":
+            distance = pair_distances(self._vectors, left, right)
+            bits, _ = pair_hash_bits(self._hashes, left, right)
+            unsettled = needs_keypoints(distance, bits, np.minimum(self._quality[left], self._quality[right]))
+            # Of its own pictures only: whoever proposes a pair from the other end has keypoints to extract as well.
+            wanted = np.intersect1d(np.concatenate([left[unsettled], right[unsettled]]), asked)
+        made = extract_missing(self._task, self._album, self._album.nodes[wanted], self._decoder)
+        return {"images": len(batch["row"]), "proposals": len(left), "keypoints": made}
+
+
+def extract_missing(task: SearchTask, album: Album, rows: NDArray[np.int64], decoder: Decoder) -> int:
+    """Extract the keypoints of pictures that have none yet; how many."""
+    store = task.keypoint_store()
+    ids, uris = album.table.column("id"), album.table.column("uri")
+    todo = [(ids[int(row)].as_py(), text_to_uri(uris[int(row)].as_py())) for row in rows]
+    return store.add(
+        (id, lambda uri=uri: decoder.pixels(decoder.file(uri)))  # type: ignore[misc]
+        for id, uri in todo
+        if id not in store
+    )
+
+
+def collect(task: SearchTask) -> Counts:
+    """All proposals → the list of candidates, sorted by left and right path. Counts: pairs, verify."""
+    album = task.album()
+    proposed = task.proposal_store().read()
+    found = np.stack([proposed.column(name).to_numpy() for name in ("left", "right")], axis=1).astype(np.int64)
+    decided = [decided_rows(album, pairs, sided=task.sided) for pairs in (task.must, task.cannot)]
+    pairs = merge(np.concatenate([found, *decided]))
+    left, right = pairs[:, 0], pairs[:, 1]
+    distance = pair_distances(album.vectors, left, right)
+    bits, _ = pair_hash_bits(album.hashes, left, right)
+    quality = album.numbers("quality")
+    verify = np.zeros(len(pairs), bool)
+    if task.config.verify == "keypoints":
+        verify = needs_keypoints(distance, bits, np.minimum(quality[left], quality[right]))
+        extract_missing(task, album, np.unique(pairs[verify]), task.decoder())
+    columns = {"left": left, "right": right, "distance": distance, "hash_bits": bits.astype(np.int16), "verify": verify}
+    write_table(task.candidates, pa.table(columns, schema=CANDIDATES))
+    return {"pairs": len(pairs), "verify": int(verify.sum())}
+
+
+def decided_rows(album: Album, decided: Sequence[tuple[str, str]], *, sided: bool) -> NDArray[np.int64]:
+    """(P, 2) rows of the representatives of pairs of ids that a person has judged, left < right, sorted."""
+    wanted = {id for pair in decided for id in pair}
+    at: dict[str, list[tuple[int, int]]] = {}
+    if wanted:
+        ids, sides = album.table.column("id").take(album.nodes).to_pylist(), album.numbers("side")[album.nodes]
+        for row, id, side in zip(album.nodes, ids, sides, strict=True):
+            if id in wanted:
+                at.setdefault(id, []).append((int(row), int(side)))
+    found = [
+        (a, b)
+        for left, right in decided
+        for a, side in at.get(left, ())
+        for b, other in at.get(right, ())
+        if not sided or side != other
+    ]
+    return merge(np.asarray(found, np.int64).reshape(-1, 2))
+
+
+def unverified(task: SearchTask) -> NDArray[np.int64]:
+    """Rows of the candidates that need verification and have none on disk."""
+    candidates, ids = task.read_candidates(), task.album().table.column("id")
+    (rows,) = np.nonzero(candidates.column("verify").to_numpy())
+    if not len(rows):
+        return rows
+    left, right = (ids.take(candidates.column(name)).to_pylist() for name in ("left", "right"))
+    known = {
+        pair
+        for table in task.evidence_store()
+        for pair in zip(table.column("left_id").to_pylist(), table.column("right_id").to_pylist(), strict=True)
+    }
+    return rows[[(left[row], right[row]) not in known for row in rows]]
+
+
+class VerifyWork:
+    """Compare keypoints of the candidates {"pair": rows of the list of candidates} → one chunk of evidence."""
+
+    def __init__(self, task: SearchTask) -> None:
+        candidates = task.read_candidates()
+        self._left, self._right = (candidates.column(name).to_numpy() for name in ("left", "right"))
+        self._ids = task.album().texts("id")
+        self._keypoints = task.keypoint_store()
+        self._store = task.evidence_store()
+
+    def __call__(self, batch: Batch) -> Counts:
+        """Counts: pairs."""
+        rows: dict[str, list[str]] = {name: [] for name in EVIDENCE.names}
+        for at in batch["pair"]:
+            left_id, right_id = (ImageId(self._ids[int(side[int(at)])]) for side in (self._left, self._right))
+            left, right = self._keypoints.get(left_id), self._keypoints.get(right_id)
+            if left is None or right is None:
+                continue
+            evidence = compare(left, right, left_id=left_id, right_id=right_id)
+            for name, value in (("left_id", left_id), ("right_id", right_id), ("evidence", to_text(evidence))):
+                rows[name].append(value)
+        self._store.write(rows, of=zip(rows["left_id"], rows["right_id"], strict=True))
+        return {"pairs": len(rows["evidence"])}

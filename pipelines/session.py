@@ -1,0 +1,119 @@
+"""A Ray to work on: the cluster this process belongs to, or a private one on this machine that ends with it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["default_workers", "ray_session", "share_of_cpu"]
+
+_OBJECT_STORE = 128 * 2**20
+"""Bytes. Nothing large passes through it: workers read and write files."""
+
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Switched off, Ray still reports once that it is off: to the discard port.
+    "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    # The C++ core warns of things that are no concern of whoever searches pictures.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+
+
+@contextlib.contextmanager
+def ray_session(*, workers: int) -> Iterator[None]:
+    """Ray for the length of the block.
+
+    With RAY_ADDRESS set (as `ray job submit` does) the cluster there; else a new one: on the loopback interface, with a
+    token of its own, in a directory of its own that is removed at the end. Already connected: nothing is done.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    outside = bool(os.environ.get("RAY_ADDRESS"))
+    if not outside and "ray" not in sys.modules:
+        # Ray reads these when it is imported, and once; the processes it starts inherit them.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        # Ray replaces 127.0.0.1 by the machine's outward address unless told that this is no cluster of machines.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    import ray
+
+    if ray.is_initialized():
+        _quiet()
+        yield
+    elif outside:
+        with _connected():
+            yield
+    else:
+        with _private(workers):
+            yield
+
+
+def default_workers() -> int:
+    """One per core that this process may use, at least two: fewer would not be distributed."""
+    return max(2, len(os.sched_getaffinity(0)))
+
+
+def share_of_cpu(workers: int) -> float:
+    """Logical CPUs per worker: at most one, and less where that would leave none for Ray Data's own tasks.
+
+    Workers that hold every CPU while the tasks that feed them wait for one are a deadlock without a message.
+    """
+    import ray
+
+    total = float(ray.cluster_resources().get("CPU", 1.0))
+    return min(1.0, round(0.8 * total / workers, 2))
+
+
+@contextlib.contextmanager
+def _private(workers: int) -> Iterator[None]:
+    # The paths of Ray's sockets may have 107 bytes, of which it needs 64.
+    parent = tempfile.gettempdir()
+    directory = tempfile.mkdtemp(prefix="ndd-ray-", dir=parent if len(parent) < 24 else "/tmp")
+    try:
+        with _connected(
+            num_cpus=max(workers + 1, os.cpu_count() or 1),
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=directory,
+        ):
+            yield
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _connected(**settings: Any) -> Iterator[None]:
+    """`ray.init`; whatever happens from then on, also while it starts, Ray is shut down."""
+    import ray
+
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
+        # Ray puts a handler of its own in place, which exits at once.
+        signal.signal(signal.SIGTERM, handler)
+        _quiet()
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _quiet() -> None:
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # Work begins when every worker is ready: else the first one up takes it all. Not in time: an error, not silence.
+    context.wait_for_min_actors_s = 180
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
