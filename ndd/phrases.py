@@ -12,7 +12,17 @@ import numpy as np
 
 from ndd.types import Relation
 
-__all__ = ["RELATIONS", "count_text", "evidence_text", "path_text", "score_text", "share_text", "size_text"]
+__all__ = [
+    "RELATIONS",
+    "count_text",
+    "evidence_text",
+    "path_text",
+    "relation_text",
+    "score_text",
+    "share_text",
+    "size_text",
+    "without_size",
+]
 
 RELATIONS: Mapping[Relation, tuple[str, str]] = {
     Relation.EXACT: ("Identical file", "the same bytes"),
@@ -22,6 +32,14 @@ RELATIONS: Mapping[Relation, tuple[str, str]] = {
 }
 """Name and explanation of each relation."""
 
+_PLURAL = {
+    Relation.EXACT: "identical files",
+    Relation.REENCODED: "re-saved copies",
+    Relation.EDITED: "edited copies",
+    Relation.SCENE: "pictures of the same scene",
+}
+SPACE = "\N{NO-BREAK SPACE}"
+
 Size = tuple[int, int]
 
 
@@ -30,28 +48,35 @@ def count_text(number: int) -> str:
     return f"{number:,}"
 
 
+def relation_text(relation: Relation, number: int) -> str:
+    """The name of a relation in a sentence, for so many pictures: "edited copies"."""
+    if relation is Relation.SCENE and number == 1:
+        return "picture of the same scene"
+    return RELATIONS[relation][0].lower() if number == 1 else _PLURAL[relation]
+
+
 def size_text(number: int) -> str:
     """Bytes in decimal units, as file managers show them: 3200000 → 3.2 MB."""
     if number < 1000:
-        return f"{number} B"
+        return f"{number}{SPACE}B"
     value = float(number)
     for unit in ("kB", "MB", "GB", "TB"):
         value /= 1000
         if value < 999.5:
-            return f"{value:.0f} {unit}" if value >= 99.5 else f"{value:.1f} {unit}"
-    return f"{value:,.0f} TB"
+            return f"{value:.0f}{SPACE}{unit}" if value >= 99.5 else f"{value:.1f}{SPACE}{unit}"
+    return f"{value:,.0f}{SPACE}TB"
 
 
 def share_text(share: float) -> str:
     """0.62 → 62 %."""
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f}{SPACE}%"
 
 
 def score_text(score: float) -> str:
     """A probability in per cent, rounded down so that 100 % is said of certainty alone: 0.99987 → 99.9 %."""
     if not math.isfinite(score):
         return "–"
-    return "100 %" if score >= 1.0 else f"{math.floor(round(score * 1000, 6)) / 10:.1f} %"
+    return f"100{SPACE}%" if score >= 1.0 else f"{math.floor(round(score * 1000, 6)) / 10:.1f}{SPACE}%"
 
 
 def path_text(path: str) -> str:

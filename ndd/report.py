@@ -23,7 +23,9 @@ import jinja2
 from ndd.errors import DecodeError, InputError
 from ndd.files import atomic_path, make_directory
 from ndd.images import decode, fit_within, read_file
-from ndd.report_view import Amount, GroupView, Picture, group_view, head_view
+from ndd.phrases import path_text
+from ndd.report_head import head_view
+from ndd.report_view import Amount, GroupView, Picture, group_view
 from ndd.types import Failure, Relation
 
 __all__ = ["MAX_PAGE_BYTES", "ReportGroup", "ReportMember", "ReportPair", "thumbnail", "write_report"]
@@ -219,6 +221,7 @@ class _Renderer:
         self._environment = jinja2.Environment(
             loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
+        self._environment.filters["visible"] = path_text
         self._style, self._script = (
             loader.get_source(self._environment, name)[0] for name in ("report.css", "report.js")
         )
