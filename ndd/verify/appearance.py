@@ -1,4 +1,4 @@
-"""Compares two small grey pictures under a known transform: do they show the same thing where they overlap?
+"""Compares two small grey pictures under a known alignment: do they show the same thing where they overlap?
 
 Local normalised cross-correlation: each window is compared after removing its mean and contrast, so brightness, colour
 and contrast edits hardly matter, and windows without texture do not vote.
@@ -6,16 +6,21 @@ and contrast edits hardly matter, and windows without texture do not vote.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ndd.verify.deformation import Deformation
+from ndd.verify.fitting import transfer
+from ndd.verify.keypoints import Keypoints
+
 __all__ = ["Appearance", "compare"]
 
 Matrix = npt.NDArray[np.float64]
-Grey = npt.NDArray[np.uint8]
+Complex = npt.NDArray[np.complex64]
 Floats = npt.NDArray[np.float32]
 
 _WINDOW = 9
@@ -26,6 +31,8 @@ _CAP = 24.0
 """Contrast beyond this adds no weight: a black-and-white frame must not outvote the picture inside."""
 _AGREES = 0.5
 """Local correlation from which a window counts as agreeing."""
+_ENOUGH = 12.0
+"""Windows (side by side) from which a comparison counts in full: two small patches are alike easily."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +41,8 @@ class Appearance:
 
     correlation: mean local correlation over the overlap, weighted by contrast, in [−1, 1].
     agreement: share of the overlap's contrast that agrees. explained_left, explained_right: share of each WHOLE
-    picture's contrast that agrees, so that a shared caption explains little. difference: mean absolute difference of
-    grey, 0…1.
+    picture's contrast that agrees, so that a shared caption explains little. All four are lowered where the overlap holds
+    few windows. difference: mean absolute difference of grey, 0…1.
     """
 
     correlation: float = 0.0
@@ -45,59 +52,77 @@ class Appearance:
     difference: float = 1.0
 
 
-def compare(left: Grey, right: Grey, transform: Matrix) -> Appearance:
-    """Compare (h, w) uint8 thumbnails; `transform` maps [0, 1]² of the left picture to [0, 1]² of the right one.
+def compare(a: Keypoints, b: Keypoints, transform: Matrix, *, bend: Deformation | None = None) -> Appearance:
+    """Compare the thumbnails. transform: 3 × 3, a → b in units of the longer sides; bend: to be added in b.
 
     The finer picture is brought to the coarser one's grid, so neither is blown up.
     """
-    to_pixels = _grid(right) @ transform @ np.linalg.inv(_grid(left))
-    zoom = float(np.sqrt(abs(np.linalg.det(to_pixels[:2, :2] / to_pixels[2, 2]))))
-    if zoom > 1.0:
-        swapped = _compare(right, left, np.linalg.inv(to_pixels), zoom=1.0 / zoom)
-        return Appearance(
-            correlation=swapped.correlation,
-            agreement=swapped.agreement,
-            explained_left=swapped.explained_right,
-            explained_right=swapped.explained_left,
-            difference=swapped.difference,
-        )
-    return _compare(left, right, to_pixels, zoom=zoom)
+    grid_a, grid_b = _grid(a), _grid(b)
+    inverse = np.asarray(np.linalg.inv(transform), np.float64)
+    there = transfer(transform, grid_a)
+    zoom = _zoom(a, b, transform)
+    if zoom <= 1.0:
+        straight = grid_b if bend is None else grid_b - _field(bend, grid_b, b)
+        return _compare(a, b, transfer(inverse, straight), covered=_inside(there, b), zoom=zoom)
+    bent = there if bend is None else there + _field(bend, there, a)
+    seen = _compare(b, a, bent, covered=_inside(transfer(inverse, grid_b), a), zoom=1.0 / zoom)
+    return dataclasses.replace(seen, explained_left=seen.explained_right, explained_right=seen.explained_left)
 
 
-def _compare(left: Grey, right: Grey, to_pixels: Matrix, *, zoom: float) -> Appearance:
-    """`left` is warped onto `right`; `to_pixels` maps pixel centres, zoom ≤ 1 is its mean magnification."""
-    size = (right.shape[1], right.shape[0])
-    source, target = left.astype(np.float32), right.astype(np.float32)
+def _compare(fine: Keypoints, coarse: Keypoints, sample: Complex, *, covered: Floats, zoom: float) -> Appearance:
+    """`fine` is read at `sample` (a place for each pixel of `coarse`); covered: pixels of `fine` that lie in `coarse`."""
+    source, target = fine.thumb.astype(np.float32), coarse.thumb.astype(np.float32)
     # Shrinking without a low-pass would alias; the sigma brings a pixel's blur to that of a coarser one.
     smooth = cv2.GaussianBlur(source, (0, 0), 0.5 * (zoom**-2 - 1.0) ** 0.5) if zoom < 0.8 else source
-    moved = cv2.warpPerspective(smooth, to_pixels, size, flags=cv2.INTER_LINEAR)
-    covered = cv2.warpPerspective(np.ones_like(source), to_pixels, size, flags=cv2.INTER_LINEAR)
-    inside = (covered > 0.999).astype(np.float32)
+    contrast = _contrast(source)
+    columns, rows = _pixels(sample, fine, target.shape)
+    moved, weight_fine = (
+        np.asarray(cv2.remap(x, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
+        for x in (smooth, contrast)
+    )
+    height, width = source.shape
+    inside = ((columns > -0.6) & (columns < width - 0.4) & (rows > -0.6) & (rows < height - 0.4)).astype(np.float32)
     share = _mean(inside)
     usable = (inside > 0) & (share > 0.5)
     if int(usable.sum()) < _WINDOW * _WINDOW:
         return Appearance()
-    local, contrast = _local_correlation(np.asarray(moved, np.float32), target, inside, share)
-    weight = np.where(usable & (contrast > _TEXTURE), np.minimum(contrast, _CAP), np.float32(0.0))
-    total = float(weight.sum(dtype=np.float64))
+    local, deviation = _local_correlation(moved, target, inside, share)
+    weight = np.where(usable, _weight(deviation), np.float32(0.0))
+    total = _sum(weight)
     if total <= 0.0:
         return Appearance()
-    agrees = ((local > _AGREES) & (weight > 0)).astype(np.float32)
-    height, width = left.shape
-    back = cv2.warpPerspective(
-        agrees, to_pixels, (width, height), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, borderValue=0
-    )
+    agrees = local > _AGREES
+    windows = float((weight > 0).sum()) / _WINDOW**2
+    trust = min(1.0, windows / _ENOUGH)
+    seen_fine = _sum(weight_fine[usable])
+    part = _sum(contrast * covered.reshape(source.shape)) / max(_sum(contrast), 1e-6)
+    weight_coarse = _contrast(target)
     return Appearance(
-        correlation=float((weight * local).sum(dtype=np.float64)) / total,
-        agreement=float((weight * agrees).sum(dtype=np.float64)) / total,
-        explained_left=_explained(source, np.asarray(back, np.float32)),
-        explained_right=_explained(target, agrees),
+        correlation=trust * _sum(weight * local) / total,
+        agreement=trust * _sum(weight[agrees]) / total,
+        explained_left=trust * part * _sum(weight_fine[usable & agrees]) / max(seen_fine, 1e-6),
+        explained_right=trust * _sum(weight_coarse[usable & agrees]) / max(_sum(weight_coarse), 1e-6),
         difference=float(np.abs(moved - target)[usable].mean(dtype=np.float64)) / 255.0,
     )
 
 
 def _mean(x: Floats) -> Floats:
     return np.asarray(cv2.boxFilter(x, -1, (_WINDOW, _WINDOW), borderType=cv2.BORDER_CONSTANT), np.float32)
+
+
+def _sum(x: Floats) -> float:
+    return float(x.sum(dtype=np.float64))
+
+
+def _weight(deviation: Floats) -> Floats:
+    return np.where(deviation > _TEXTURE, np.minimum(deviation, np.float32(_CAP)), np.float32(0.0))
+
+
+def _contrast(grey: Floats) -> Floats:
+    """(h, w) weight of the window around each pixel of a whole picture."""
+    mean = cv2.blur(grey, (_WINDOW, _WINDOW))
+    variance = cv2.blur(grey * grey, (_WINDOW, _WINDOW)) - mean * mean
+    return _weight(np.asarray(np.sqrt(np.maximum(variance, 0.0)), np.float32))
 
 
 def _local_correlation(a: Floats, b: Floats, inside: Floats, share: Floats) -> tuple[Floats, Floats]:
@@ -113,16 +138,47 @@ def _local_correlation(a: Floats, b: Floats, inside: Floats, share: Floats) -> t
     return np.asarray(local, np.float32), np.asarray(np.sqrt(np.maximum(var_a, var_b)), np.float32)
 
 
-def _explained(grey: Floats, agrees: Floats) -> float:
-    """Share of a whole picture's contrast that lies where `agrees` is 1."""
-    mean = cv2.blur(grey, (_WINDOW, _WINDOW))
-    contrast = np.sqrt(np.maximum(cv2.blur(grey * grey, (_WINDOW, _WINDOW)) - mean * mean, 0.0))
-    weight = np.where(contrast > _TEXTURE, np.minimum(contrast, _CAP), 0.0)
-    total = float(weight.sum(dtype=np.float64))
-    return float((weight * agrees).sum(dtype=np.float64)) / total if total > 0.0 else 0.0
+def _grid(keys: Keypoints) -> Complex:
+    """(h·w,) places of the thumbnail's pixel centres, in units of the picture's longer side."""
+    height, width = keys.thumb.shape
+    x = (np.arange(width) + 0.5) * (keys.frame[0] / width)
+    y = (np.arange(height) + 0.5) * (keys.frame[1] / height)
+    return np.asarray((x[None, :] + 1j * y[:, None]).ravel(), np.complex64)
 
 
-def _grid(grey: Grey) -> Matrix:
-    """[0, 1]² → pixel centres of an (h, w) picture."""
-    height, width = grey.shape
-    return np.array([[width, 0.0, -0.5], [0.0, height, -0.5], [0.0, 0.0, 1.0]])
+def _pixels(places: Complex, keys: Keypoints, shape: tuple[int, ...]) -> tuple[Floats, Floats]:
+    """Columns and rows of the thumbnail at `places`, each of the given shape."""
+    height, width = keys.thumb.shape
+    columns = places.real * np.float32(width / keys.frame[0]) - np.float32(0.5)
+    rows = places.imag * np.float32(height / keys.frame[1]) - np.float32(0.5)
+    return (
+        np.asarray(np.clip(columns, -1e4, 1e4), np.float32).reshape(shape),
+        np.asarray(np.clip(rows, -1e4, 1e4), np.float32).reshape(shape),
+    )
+
+
+def _inside(places: Complex, keys: Keypoints) -> Floats:
+    """1 where a place (one for each pixel of the other thumbnail) lies in this picture."""
+    width, height = keys.frame
+    good = (places.real > 0) & (places.real < width) & (places.imag > 0) & (places.imag < height)
+    return good.astype(np.float32)
+
+
+def _zoom(a: Keypoints, b: Keypoints, transform: Matrix) -> float:
+    """Mean magnification from pixels of a's thumbnail to those of b's."""
+    size = float(np.sqrt(abs(np.linalg.det(transform[:2, :2] / transform[2, 2]))))
+    return float(max(size, 1e-3) * max(b.thumb.shape) / max(a.thumb.shape))
+
+
+def _field(bend: Deformation, places: Complex, keys: Keypoints) -> Complex:
+    """The displacement at each pixel of a thumbnail, computed on every fourth and interpolated."""
+    height, width = keys.thumb.shape
+    coarse = np.ascontiguousarray(places.reshape(height, width)[::4, ::4])
+    shifts = bend.at(coarse.ravel()).reshape(coarse.shape)
+    # cv2.resize would centre pixels otherwise: sample positions of the coarse grid exactly.
+    columns, rows = np.meshgrid(np.arange(width, dtype=np.float32) / 4, np.arange(height, dtype=np.float32) / 4)
+    parts = [
+        cv2.remap(np.ascontiguousarray(p, np.float32), columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        for p in (shifts.real, shifts.imag)
+    ]
+    return np.asarray((parts[0] + 1j * parts[1]).ravel(), np.complex64)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ndd.verify.appearance import Appearance, compare
+from ndd.verify.deformation import Deformation
 from ndd.verify.fitting import Matches, fit, transfer
 from ndd.verify.keypoints import DESCRIPTOR_NORM, Keypoints
 
@@ -24,6 +25,7 @@ __all__ = ["GeometricEvidence", "verify"]
 Matrix = npt.NDArray[np.float64]
 Complex = npt.NDArray[np.complex64]
 Floats = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.intp]
 
 _RATIO = 0.95
 """Lowe's ratio, lax: the geometry sorts the matches out, the ratio only drops the hopeless ones."""
@@ -34,6 +36,14 @@ _GUIDED_COSINE = 0.80
 """Least RootSIFT cosine of a guided match (unrelated keypoints lie around .65)."""
 _DECISIVE = 30
 """Inliers of the plain attempt from which the mirrored one is not made."""
+_BENDABLE = 8
+"""Inliers from which leftovers of the plane transform are looked at …"""
+_SETTLED = 0.85
+"""… unless this much of the overlap agrees as it is."""
+_BEND_RADIUS = 0.035
+"""How far a match may be off the plane transform to count as evidence of a bend."""
+_GRID = 40
+"""Points along a side when areas are measured."""
 _LEAST = 4
 """Fewer inliers than this are chance."""
 
@@ -47,7 +57,8 @@ class GeometricEvidence:
     overlap_left, overlap_right: share of each picture's area that the other one covers.
     area_left, area_right: share of each picture's area inside the hull of the inliers.
     correlation, agreement, explained_left, explained_right, difference: see `appearance.Appearance`.
-    mirrored: True if one picture had to be flipped. transform: 3 × 3 rows, [0, 1]² of left → [0, 1]² of right (the flip
+    mirrored: True if one picture had to be flipped. deformed: a smooth bend on top of the transform was needed.
+    transform: 3 × 3 rows, [0, 1]² of left → [0, 1]² of right (the flip
     included), or None if no plausible transform was found; then all shares are 0.
     """
 
@@ -64,6 +75,7 @@ class GeometricEvidence:
     explained_right: float = 0.0
     difference: float = 1.0
     mirrored: bool = False
+    deformed: bool = False
     transform: tuple[tuple[float, float, float], ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,10 +124,20 @@ def _attempt(a: Keypoints, b: Keypoints, *, seed: int) -> GeometricEvidence:
     found = fit(matches, corners=corners, seed=seed)
     if found is None:
         return GeometricEvidence(matches=len(matches))
-    rows, columns = _guided(found, a, b, left, right, cosine)
+    guide = _Guide(a, b, left, right, cosine, found)
+    rows, columns = guide.matches(None, radius=_GUIDED_RADIUS)
     if len(rows) < _LEAST:
         return GeometricEvidence(matches=len(matches))
-    return _evidence(found, a, b, left, right, rows, columns, matches=len(matches))
+    seen = compare(a, b, found)
+    deformed = False
+    if len(rows) >= _BENDABLE and seen.agreement < _SETTLED:
+        wide = guide.matches(None, radius=_BEND_RADIUS)
+        bend = Deformation.fit(guide.moved[wide[0]], right[wide[1]] - guide.moved[wide[0]])
+        bent = compare(a, b, found, bend=bend)
+        if bent.agreement > seen.agreement:
+            deformed, seen = True, bent
+            rows, columns = guide.matches(bend, radius=_GUIDED_RADIUS)
+    return _evidence(a, b, found, rows, columns, seen, matches=len(matches), deformed=deformed)
 
 
 def _places(keys: Keypoints) -> Complex:
@@ -131,7 +153,7 @@ def _cosines(a: Keypoints, b: Keypoints) -> Floats:
     return np.asarray((left @ right.T) * np.float32(DESCRIPTOR_NORM**-2), np.float32)
 
 
-def _tentative(cosine: Floats) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+def _tentative(cosine: Floats) -> tuple[Indices, Indices]:
     """Mutual nearest neighbours that pass the ratio test, the most distinctive first, at most `_MAX_MATCHES`."""
     nearest = cosine.argmax(axis=1)
     back = cosine.argmax(axis=0)
@@ -148,52 +170,63 @@ def _tentative(cosine: Floats) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int
     return rows[order], columns[order]
 
 
-def _guided(
-    transform: Matrix, a: Keypoints, b: Keypoints, left: Complex, right: Complex, cosine: Floats
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """One-to-one matches close to where the transform puts them, alike in scale and orientation; each place once."""
-    linear = transform[:2, :2] / transform[2, 2]
-    size = float(np.sqrt(max(np.linalg.det(linear), 1e-12)))
-    turn = np.angle(complex(linear[0, 0] + linear[1, 1], linear[1, 0] - linear[0, 1]))
-    moved = transfer(transform, left)
-    radius = _GUIDED_RADIUS * min(1.0, size)
-    rows, columns = np.nonzero(cosine > _GUIDED_COSINE)
-    near = np.abs(moved[rows] - right[columns]) < radius
-    rows, columns = rows[near], columns[near]
-    twist = np.cos(b.angles[columns] - a.angles[rows] - turn)
-    grown = np.abs(np.log(b.scales[columns] / a.scales[rows] / size))
-    alike = (twist > 0.8) & (grown < 0.6)
-    rows, columns = rows[alike], columns[alike]
-    order = np.argsort(-cosine[rows, columns], kind="stable")
-    taken_left: set[complex] = set()
-    taken_right: set[complex] = set()
-    kept = []
-    for index in order.tolist():
-        here, there = complex(left[rows[index]]), complex(right[columns[index]])
-        if here not in taken_left and there not in taken_right:
-            taken_left.add(here)
-            taken_right.add(there)
-            kept.append(index)
-    return rows[kept], columns[kept]
+class _Guide:
+    """Looks again for matches, knowing where the transform puts each keypoint."""
+
+    def __init__(
+        self, a: Keypoints, b: Keypoints, left: Complex, right: Complex, cosine: Floats, transform: Matrix
+    ) -> None:
+        linear = transform[:2, :2] / transform[2, 2]
+        size = float(np.sqrt(max(np.linalg.det(linear), 1e-12)))
+        turn = float(np.angle(complex(linear[0, 0] + linear[1, 1], linear[1, 0] - linear[0, 1])))
+        self.moved = transfer(transform, left)
+        self._left, self._right, self._cosine, self._size = left, right, cosine, size
+        rows, columns = np.nonzero(cosine > _GUIDED_COSINE)
+        near = np.abs(self.moved[rows] - right[columns]) < _BEND_RADIUS * min(1.0, size)
+        rows, columns = rows[near], columns[near]
+        twist = np.cos(b.angles[columns] - a.angles[rows] - turn)
+        grown = np.abs(np.log(b.scales[columns] / a.scales[rows] / size))
+        alike = (twist > 0.8) & (grown < 0.6)
+        self._rows, self._columns = rows[alike], columns[alike]
+
+    def matches(self, bend: Deformation | None, *, radius: float) -> tuple[Indices, Indices]:
+        """One-to-one matches within `radius` of the prediction, the most alike first; each place once."""
+        rows, columns = self._rows, self._columns
+        expected = self.moved[rows]
+        if bend is not None:
+            expected = expected + bend.at(expected)
+        near = np.abs(expected - self._right[columns]) < radius * min(1.0, self._size)
+        rows, columns = rows[near], columns[near]
+        order = np.argsort(-self._cosine[rows, columns], kind="stable")
+        taken_left: set[complex] = set()
+        taken_right: set[complex] = set()
+        kept = []
+        for index, here, there in zip(
+            order.tolist(), self._left[rows[order]].tolist(), self._right[columns[order]].tolist(), strict=True
+        ):
+            if here not in taken_left and there not in taken_right:
+                taken_left.add(here)
+                taken_right.add(there)
+                kept.append(index)
+        return rows[kept], columns[kept]
 
 
 def _evidence(
-    found: Matrix,
     a: Keypoints,
     b: Keypoints,
-    left: Complex,
-    right: Complex,
-    rows: npt.NDArray[np.intp],
-    columns: npt.NDArray[np.intp],
+    found: Matrix,
+    rows: Indices,
+    columns: Indices,
+    seen: Appearance,
     *,
     matches: int,
+    deformed: bool,
 ) -> GeometricEvidence:
     shares = np.diag([1.0 / b.frame[0], 1.0 / b.frame[1], 1.0]) @ found @ np.diag([a.frame[0], a.frame[1], 1.0])
     shares = shares / shares[2, 2]
     back = np.linalg.inv(shares)
-    overlap_right, overlap_left = _covered(shares), _covered(back)
-    seen: Appearance = compare(a.thumb, b.thumb, shares)
-    visible = min(_inside(shares, a.points), _inside(back, b.points))
+    overlap_left, overlap_right = _covered(shares), _covered(back)
+    visible = min(_inside(shares, a.points.astype(np.float64)), _inside(back, b.points.astype(np.float64)))
     return GeometricEvidence(
         inliers=len(rows),
         matches=matches,
@@ -207,6 +240,7 @@ def _evidence(
         explained_left=round(seen.explained_left, 4),
         explained_right=round(seen.explained_right, 4),
         difference=round(seen.difference, 4),
+        deformed=deformed,
         transform=_rounded(shares),
     )
 
@@ -215,21 +249,20 @@ def _rounded(transform: Matrix) -> tuple[tuple[float, float, float], ...]:
     return tuple((round(float(r[0]), 6), round(float(r[1]), 6), round(float(r[2]), 6)) for r in transform)
 
 
-_UNIT = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0))
+def _covered(back: Matrix) -> float:
+    """Share of a picture's area that lies in the other one, on a grid of points; `back` maps this one into the other.
+
+    Counting points instead of clipping polygons: OpenCV's intersection errs for corners that nearly coincide.
+    """
+    ticks = (np.arange(_GRID) + 0.5) / _GRID
+    points = np.stack(np.meshgrid(ticks, ticks), axis=2).reshape(-1, 2)
+    return _inside(back, points) / len(points)
 
 
-def _covered(transform: Matrix) -> float:
-    """Share of the target's unit square that the moved unit square covers."""
-    corners = np.array(_UNIT, np.float64)
-    moved = _apply(transform, corners)
-    area, _ = cv2.intersectConvexConvex(moved.astype(np.float32), corners.astype(np.float32))
-    return float(min(max(area, 0.0), 1.0))
-
-
-def _inside(transform: Matrix, points: Floats) -> int:
+def _inside(transform: Matrix, points: Matrix) -> int:
     """How many points land inside the other picture."""
-    moved = _apply(transform, points.astype(np.float64))
-    return int(((moved > 0.0) & (moved < 1.0)).all(axis=1).sum())
+    moved = _apply(transform, points)
+    return int(((moved >= 0.0) & (moved <= 1.0)).all(axis=1).sum())
 
 
 def _apply(transform: Matrix, points: Matrix) -> Matrix:
