@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -33,10 +33,23 @@ from ndd.runs import PRIVATE, Output, State, code_version, open_output, read_run
 from ndd.stages.album import fresh_rows
 from ndd.stages.chunks import FAILED, MANIFEST
 from ndd.stages.conclude import conclude
-from ndd.stages.work import Batch, Counts, EmbedWork, MatchWork, SearchTask, VerifyWork, collect, unverified
+from ndd.stages.work import Batch, Counts, EmbedWork, MatchWork, SearchTask, VerifyWork, collect
 from ndd.tables import write_failures
+from ndd.types import Failure
 
-__all__ = ["FindRequest", "Runner", "Tally", "Work", "block_size", "chunk_size", "find", "listing_table"]
+__all__ = [
+    "FindRequest",
+    "Runner",
+    "Tally",
+    "Work",
+    "block_size",
+    "chunk_size",
+    "find",
+    "listing_digest",
+    "listing_table",
+]
+
+T = TypeVar("T")
 
 BLOCK = 256
 """Most items in a block of work."""
@@ -71,10 +84,10 @@ class Runner(Protocol):
     engine: str
     workers: int
 
-    def map(self, work: Callable[[SearchTask], Work], task: SearchTask, items: Any, *, block: int) -> Tally:
+    def map(self, work: Callable[[T], Work], task: T, items: Any, *, block: int) -> Tally:
         """Hand out the rows of the Arrow table `items` in blocks of `block`, each in chunks of about block / workers."""
 
-    def call(self, function: Callable[[SearchTask], dict[str, Any]], task: SearchTask) -> dict[str, Any]:
+    def call(self, function: Callable[[T], dict[str, Any]], task: T) -> dict[str, Any]:
         """Run one function of the task somewhere and hand back its answer."""
 
 
@@ -131,6 +144,16 @@ def listing_table(sources: Sequence[Source]) -> Any:
     return _manifest(sources, [_stat(source) for source in sources], [0] * len(sources))
 
 
+def listing_digest(manifest: Any, failures: Sequence[Failure]) -> str:
+    """sha256 (hex) of names, sizes and times of change: contents are read later, and only once."""
+    digest = hashlib.sha256()
+    for row in zip(*(manifest.column(name).to_pylist() for name in ("path", "size", "mtime_ns", "side")), strict=True):
+        digest.update(json.dumps(row).encode() + b"\n")
+    for failure in failures:
+        digest.update(json.dumps([failure.path, failure.stage, failure.reason]).encode() + b"\n")
+    return digest.hexdigest()
+
+
 class _Listing:
     """The pictures and decisions a search starts from."""
 
@@ -140,26 +163,13 @@ class _Listing:
         found, self.failures = scan([*request.paths, *request.against])
         self.sources = [source for source in found if not source.uri.startswith(out)]
         asked = {source.uri for source in scan(request.paths)[0]} if request.against else set()
-        self.sides = [int(bool(request.against) and source.uri not in asked) for source in self.sources]
-        self.stats = [_stat(source) for source in self.sources]
+        sides = [int(bool(request.against) and source.uri not in asked) for source in self.sources]
         store, relation = DecisionStore(home().decisions), request.config.relation
         self.must = tuple((str(a), str(b)) for a, b in store.must_links(relation=relation))
         self.cannot = tuple((str(a), str(b)) for a, b in store.cannot_links(relation=relation))
         self.decisions = json_digest([self.must, self.cannot])
-        self.digest = self._digest()
-
-    def table(self) -> Any:
-        """Arrow table, schema MANIFEST."""
-        return _manifest(self.sources, self.stats, self.sides)
-
-    def _digest(self) -> str:
-        """Of names, sizes and times: contents are read later, and only once."""
-        digest = hashlib.sha256()
-        for source, stat, side in zip(self.sources, self.stats, self.sides, strict=True):
-            digest.update(json.dumps([source.path, *stat, side]).encode() + b"\n")
-        for failure in self.failures:
-            digest.update(json.dumps([failure.path, failure.stage, failure.reason]).encode() + b"\n")
-        return digest.hexdigest()
+        self.table = _manifest(self.sources, [_stat(source) for source in self.sources], sides)
+        self.digest = listing_digest(self.table, self.failures)
 
 
 class _Search:
@@ -176,7 +186,7 @@ class _Search:
         """All steps; what `run.json` is to hold."""
         memory = peak_memory()
         self._tidy()
-        write_table(self.task.manifest, self.listing.table())
+        write_table(self.task.manifest, self.listing.table)
         if self.listing.failures:
             rows = {name: [getattr(failure, name) for failure in self.listing.failures] for name in FAILED.names}
             self.task.failure_store().write(rows, of=["scan"])
@@ -186,7 +196,7 @@ class _Search:
             self._give_up()
         matched = self._map("match", MatchWork, _numbers("row", range(readable)))
         collected = self._call("collect", collect)
-        verified = self._map("verify", VerifyWork, self._unverified())
+        verified = self._map("verify", VerifyWork, _numbers("pair", range(collected.pop("pending"))))
         facts = {**self._facts(), "embedded": _good(embedded), "reused": reused, "seconds": dict(self.seconds)}
         with atomic_path(self.task.facts) as temporary:
             temporary.write_text(json.dumps(facts), encoding="utf-8")
@@ -205,7 +215,7 @@ class _Search:
     def _embed(self) -> tuple[Tally, int]:
         """What was embedded now, and how many pictures an earlier run had done. A failure is always tried again."""
         with self._timed("plan"):
-            manifest = self.listing.table()
+            manifest = self.listing.table
             done = [row for row, _, _ in fresh_rows(manifest, self.task.picture_store())]
             todo = np.ones(len(manifest), bool)
             todo[done] = False
@@ -213,11 +223,6 @@ class _Search:
         block = self.request.block or block_size(len(manifest))
         with self._timed("embed"):
             return self.runner.map(EmbedWork, self.task, pending, block=block), len(done)
-
-    def _unverified(self) -> Any:
-        """Numbers of the candidates that need verification and have none on disk."""
-        with self._timed("plan"):
-            return _numbers("pair", unverified(self.task))
 
     def _map(self, name: str, work: Callable[[SearchTask], Work], items: Any) -> Tally:
         with self._timed(name):

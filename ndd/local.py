@@ -8,8 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-from ndd.find import Tally, Work, chunk_size
-from ndd.stages.work import SearchTask
+from ndd.find import T, Tally, Work, chunk_size
 
 __all__ = ["LocalRunner"]
 
@@ -23,7 +22,7 @@ class LocalRunner:
         """workers: threads; None for one per core that this process may use."""
         self.workers = workers or len(os.sched_getaffinity(0))
 
-    def map(self, work: Callable[[SearchTask], Work], task: SearchTask, items: Any, *, block: int) -> Tally:
+    def map(self, work: Callable[[T], Work], task: T, items: Any, *, block: int) -> Tally:
         """Hand out the rows of the Arrow table `items` chunk by chunk; see `ndd.find.Runner`."""
         tally = Tally(blocks=-(-len(items) // block))
         if not len(items):
@@ -41,7 +40,7 @@ class LocalRunner:
                 raise
         return tally
 
-    def call(self, function: Callable[[SearchTask], dict[str, Any]], task: SearchTask) -> dict[str, Any]:
+    def call(self, function: Callable[[T], dict[str, Any]], task: T) -> dict[str, Any]:
         """Run `function` here."""
         return function(task)
 

@@ -7,8 +7,7 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ndd.find import Tally, Work, chunk_size
-from ndd.stages.work import SearchTask
+from ndd.find import T, Tally, Work, chunk_size
 from pipelines.session import share_of_cpu
 
 __all__ = ["RayRunner"]
@@ -26,7 +25,7 @@ class RayRunner:
     def __init__(self, *, workers: int) -> None:
         self.workers = workers
 
-    def map(self, work: Callable[[SearchTask], Work], task: SearchTask, items: Any, *, block: int) -> Tally:
+    def map(self, work: Callable[[T], Work], task: T, items: Any, *, block: int) -> Tally:
         """Hand out the rows of the Arrow table `items` in blocks; see `ndd.find.Runner`."""
         import ray
 
@@ -47,7 +46,7 @@ class RayRunner:
             tally.add(str(row["worker"]), int(row["items"]), counts)
         return tally
 
-    def call(self, function: Callable[[SearchTask], dict[str, Any]], task: SearchTask) -> dict[str, Any]:
+    def call(self, function: Callable[[T], dict[str, Any]], task: T) -> dict[str, Any]:
         """Run `function` in a worker process: what it needs of memory is not this process's."""
         import ray
 
@@ -58,7 +57,7 @@ class RayRunner:
 class _Actor:
     """One worker's copy of a step."""
 
-    def __init__(self, work: Callable[[SearchTask], Work], task: SearchTask) -> None:
+    def __init__(self, work: Callable[[Any], Work], task: Any) -> None:
         import cv2
 
         cv2.setNumThreads(1)

@@ -17,7 +17,7 @@ from ndd.errors import SchemaError
 from ndd.files import make_directory
 from ndd.parquet import column, read_table, write_table
 
-__all__ = ["CANDIDATES", "EVIDENCE", "FAILED", "MANIFEST", "PROPOSALS", "ChunkStore", "pictures_schema"]
+__all__ = ["EVIDENCE", "FAILED", "MANIFEST", "PROPOSALS", "ChunkStore", "pictures_schema"]
 
 MANIFEST = pa.schema(
     [
@@ -31,10 +31,7 @@ MANIFEST = pa.schema(
 """The pictures of a search, sorted by path. side: 0, or 1 for those given by `--against`."""
 
 PROPOSALS = pa.schema([("left", pa.int64()), ("right", pa.int64())])
-"""Row numbers in the album, left < right."""
-
-CANDIDATES = pa.schema([*PROPOSALS, ("distance", pa.float64()), ("hash_bits", pa.int16()), ("verify", pa.bool_())])
-"""verify: the descriptor and the hash do not settle the pair."""
+"""Pairs, as row numbers in the album, left < right."""
 
 FAILED = pa.schema([("path", pa.string()), ("stage", pa.string()), ("reason", pa.string())])
 """Pictures that could not be read, as `ndd.types.Failure`."""
@@ -87,7 +84,8 @@ class ChunkStore:
 
     def __iter__(self) -> Iterator[Any]:
         """The chunks' tables, in name order. One that cannot be read counts as not written and is removed."""
-        for path in sorted(self.directory.glob("*.parquet")):
+        # Not those still being written: their names begin with a dot.
+        for path in sorted(self.directory.glob("[0-9a-f]*.parquet")):
             try:
                 table = read_table(path, self.schema)
             except SchemaError:

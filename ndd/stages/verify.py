@@ -77,7 +77,7 @@ class KeypointStore:
         self._directory = directory
         self._tables: list[Any] = []
         self._at: dict[str, tuple[int, int]] = {}
-        for path in sorted(directory.glob("*.arrow")):
+        for path in sorted(directory.glob("[0-9a-f]*.arrow")):
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
             for row, name in enumerate(table.column("id").to_pylist()):
                 self._at.setdefault(name, (len(self._tables), row))

@@ -19,7 +19,7 @@ from ndd.config import FindConfig
 from ndd.data.uris import text_to_uri
 from ndd.parquet import read_table, write_table
 from ndd.stages.album import Album, load_album
-from ndd.stages.chunks import CANDIDATES, EVIDENCE, FAILED, MANIFEST, PROPOSALS, ChunkStore, pictures_schema
+from ndd.stages.chunks import EVIDENCE, FAILED, MANIFEST, PROPOSALS, ChunkStore, pictures_schema
 from ndd.stages.decode import Decoder
 from ndd.stages.match import Matcher, merge, pair_distances, pair_hash_bits
 from ndd.stages.verify import KeypointStore, compare, needs_keypoints, to_text
@@ -34,7 +34,6 @@ __all__ = [
     "collect",
     "decided_rows",
     "extract_missing",
-    "unverified",
 ]
 
 Batch = Mapping[str, Any]
@@ -73,6 +72,11 @@ class SearchTask:
         return self.partial / "candidates.parquet"
 
     @property
+    def pending(self) -> Path:
+        """The pairs to be verified in this run."""
+        return self.partial / "pending.parquet"
+
+    @property
     def facts(self) -> Path:
         """What is to be said of the run before its conclusion, JSON."""
         return self.partial / "facts.json"
@@ -92,8 +96,8 @@ class SearchTask:
         return read_table(self.manifest, MANIFEST)
 
     def read_candidates(self) -> Any:
-        """Arrow table, schema CANDIDATES."""
-        return read_table(self.candidates, CANDIDATES)
+        """Arrow table, schema PROPOSALS."""
+        return read_table(self.candidates, PROPOSALS)
 
     def picture_store(self) -> ChunkStore:
         """Embedded pictures."""
@@ -224,7 +228,10 @@ def extract_missing(task: SearchTask, album: Album, rows: NDArray[np.int64], dec
 
 
 def collect(task: SearchTask) -> Counts:
-    """All proposals → the list of candidates, sorted by left and right path. Counts: pairs, verify."""
+    """All proposals → the list of candidates, sorted by left and right path.
+
+    Counts: pairs, verify (pairs that need it), pending (those of them that have not been verified by an earlier run).
+    """
     album = task.album()
     proposed = task.proposal_store().read()
     found = np.stack([proposed.column(name).to_numpy() for name in ("left", "right")], axis=1).astype(np.int64)
@@ -238,9 +245,10 @@ def collect(task: SearchTask) -> Counts:
     if task.config.verify == "keypoints":
         verify = needs_keypoints(distance, bits, np.minimum(quality[left], quality[right]))
         extract_missing(task, album, np.unique(pairs[verify]), task.decoder())
-    columns = {"left": left, "right": right, "distance": distance, "hash_bits": bits.astype(np.int16), "verify": verify}
-    write_table(task.candidates, pa.table(columns, schema=CANDIDATES))
-    return {"pairs": len(pairs), "verify": int(verify.sum())}
+    write_table(task.candidates, pa.table({"left": left, "right": right}, schema=PROPOSALS))
+    pending = pairs[verify][_unverified(task, album.texts("id"), pairs[verify])]
+    write_table(task.pending, pa.table({"left": pending[:, 0], "right": pending[:, 1]}, schema=PROPOSALS))
+    return {"pairs": len(pairs), "verify": int(verify.sum()), "pending": len(pending)}
 
 
 def decided_rows(album: Album, decided: Sequence[tuple[str, str]], *, sided: bool) -> NDArray[np.int64]:
@@ -262,26 +270,21 @@ def decided_rows(album: Album, decided: Sequence[tuple[str, str]], *, sided: boo
     return merge(np.asarray(found, np.int64).reshape(-1, 2))
 
 
-def unverified(task: SearchTask) -> NDArray[np.int64]:
-    """Rows of the candidates that need verification and have none on disk."""
-    candidates, ids = task.read_candidates(), task.album().table.column("id")
-    (rows,) = np.nonzero(candidates.column("verify").to_numpy())
-    if not len(rows):
-        return rows
-    left, right = (ids.take(candidates.column(name)).to_pylist() for name in ("left", "right"))
+def _unverified(task: SearchTask, ids: Sequence[str], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which of the pairs (rows of the album) have no evidence on disk yet."""
     known = {
         pair
         for table in task.evidence_store()
         for pair in zip(table.column("left_id").to_pylist(), table.column("right_id").to_pylist(), strict=True)
     }
-    return rows[[(left[row], right[row]) not in known for row in rows]]
+    return np.asarray([at for at, (a, b) in enumerate(pairs.tolist()) if (ids[a], ids[b]) not in known], np.int64)
 
 
 class VerifyWork:
-    """Compare keypoints of the candidates {"pair": rows of the list of candidates} → one chunk of evidence."""
+    """Compare keypoints of pairs {"pair": rows of the list of pending pairs} → one chunk of evidence."""
 
     def __init__(self, task: SearchTask) -> None:
-        candidates = task.read_candidates()
+        candidates = read_table(task.pending, PROPOSALS)
         self._left, self._right = (candidates.column(name).to_numpy() for name in ("left", "right"))
         self._ids = task.album().texts("id")
         self._keypoints = task.keypoint_store()
