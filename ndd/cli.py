@@ -238,3 +238,7 @@ def _decide(arguments: argparse.Namespace) -> int:
     )
     print(f"recorded: {decision.verdict} by {decision.reviewer} (pair {decision.pair_id[:12]})")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,13 +10,15 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 __all__ = ["default_workers", "ray_session", "share_of_cpu"]
 
 _OBJECT_STORE = 128 * 2**20
 """Bytes. Nothing large passes through it: workers read and write files."""
+
+_ATTEMPTS = 4
 
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -99,13 +101,43 @@ def _connected(**settings: Any) -> Iterator[None]:
 
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
+        _start(settings)
         # Ray puts a handler of its own in place, which exits at once.
         signal.signal(signal.SIGTERM, handler)
         _quiet()
         yield
     finally:
         ray.shutdown()
+
+
+def _start(settings: Mapping[str, Any]) -> None:
+    import ray
+
+    for attempt in range(_ATTEMPTS):
+        try:
+            # The C++ core tells on stderr that it has been told to be quiet. What goes wrong is raised as well.
+            with _silent_stderr():
+                ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
+            return
+        except Exception as error:
+            # A machine that is busy with other things may not have it up within Ray's fixed half minute.
+            if "timed out during startup" not in str(error) or attempt + 1 == _ATTEMPTS:
+                raise
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)
 
 
 def _quiet() -> None:
