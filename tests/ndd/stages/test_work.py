@@ -1,0 +1,176 @@
+"""Steps of a search on disk: what a chunk holds, what is used again, what is not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ndd.config import FindConfig
+from ndd.data.scan import scan
+from ndd.find import listing_table
+from ndd.model.directory import describe
+from ndd.parquet import write_table
+from ndd.stages.album import fresh_rows
+from ndd.stages.work import EmbedWork, MatchWork, SearchTask, VerifyWork, collect
+from tests.samples import small_album, small_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_model(tmp_path_factory.mktemp("models") / "model")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_album(tmp_path_factory.mktemp("albums") / "album")
+
+
+def make_task(private: Path, model: Path, pictures: Path, config: FindConfig | None = None) -> SearchTask:
+    said = describe(model)
+    task = SearchTask(
+        config=config or FindConfig(neighbours=3),
+        model=str(model),
+        dim=said.config.dim,
+        image_size=said.config.image_size,
+        calibration=None,
+        private=str(private),
+        pictures="embed-0",
+        evidence="verify-0",
+        sided=False,
+    )
+    task.partial.mkdir(parents=True)
+    write_table(task.manifest, listing_table(scan([pictures])[0]))
+    return task
+
+
+def run(task: SearchTask, *, size: int, backwards: bool = False) -> None:
+    """All steps, cut into chunks of `size`."""
+    manifest = task.read_manifest()
+    starts = range(0, len(manifest), size)
+    embed = EmbedWork(task)
+    for at in reversed(starts) if backwards else starts:
+        embed(manifest.slice(at, size).to_pydict())
+    match, count = MatchWork(task), len(task.album())
+    for at in range(0, count, size):
+        match({"row": list(range(at, min(count, at + size)))})
+    pending = collect(task)["pending"]
+    verify = VerifyWork(task)
+    for at in range(0, pending, size):
+        verify({"pair": list(range(at, min(pending, at + size)))})
+
+
+def evidence(task: SearchTask) -> dict[tuple[str, str], str]:
+    rows = task.evidence_store().read().to_pylist()
+    return {(row["left_id"], row["right_id"]): row["evidence"] for row in rows}
+
+
+def test_the_cut_leaves_no_trace(model: Path, pictures: Path, tmp_path: Path) -> None:
+    a, b = (make_task(tmp_path / name, model, pictures) for name in "ab")
+    run(a, size=5)
+    run(b, size=7, backwards=True)
+    first, second = a.album(), b.album()
+    assert first.table.equals(second.table)
+    assert np.array_equal(first.vectors, second.vectors)
+    assert np.array_equal(first.hashes, second.hashes)
+    assert a.read_candidates().equals(b.read_candidates())
+    assert evidence(a) == evidence(b)
+    assert len(evidence(a)) > 10
+
+
+def test_one_bad_file_is_a_failure_and_drops_nobody(model: Path, pictures: Path, tmp_path: Path) -> None:
+    task = make_task(tmp_path / "task", model, pictures)
+    manifest = task.read_manifest()
+    counts = EmbedWork(task)(manifest.to_pydict())
+    assert counts == {"images": len(manifest), "failed": 1}
+    assert [failure.path for failure in task.unreadable()] == ["cut.jpg"]
+    assert set(task.album().texts("path")) == set(manifest.column("path").to_pylist()) - {"cut.jpg"}
+
+
+def test_exact_copies_have_one_representative_and_form_a_star(model: Path, pictures: Path, tmp_path: Path) -> None:
+    task = make_task(tmp_path / "task", model, pictures)
+    EmbedWork(task)(task.read_manifest().to_pydict())
+    album = task.album()
+    paths = album.texts("path")
+    assert [(paths[a], paths[b]) for a, b in album.copies()] == [("cat.png", "crops/cat-again.png")]
+    assert {paths[row] for row in album.nodes} == set(paths) - {"crops/cat-again.png"}
+
+
+def test_a_changed_file_is_not_taken_from_an_old_chunk(model: Path, tmp_path: Path) -> None:
+    pictures = small_album(tmp_path / "album")
+    task = make_task(tmp_path / "task", model, pictures)
+    EmbedWork(task)(task.read_manifest().to_pydict())
+    before = len(list(fresh_rows(task.read_manifest(), task.picture_store())))
+    os.utime(pictures / "cat.png", ns=(1, 1))
+    manifest = listing_table(scan([pictures])[0])
+    fresh = {row for row, _, _ in fresh_rows(manifest, task.picture_store())}
+    assert len(fresh) == before - 1
+    assert manifest.column("path").to_pylist().index("cat.png") not in fresh
+
+
+def test_a_damaged_or_unfinished_chunk_counts_as_not_written(model: Path, pictures: Path, tmp_path: Path) -> None:
+    task = make_task(tmp_path / "task", model, pictures)
+    manifest, embed = task.read_manifest(), EmbedWork(task)
+    for at in range(0, len(manifest), 6):
+        embed(manifest.slice(at, 6).to_pydict())
+    store = task.picture_store()
+    whole = store.read()
+    chunks = sorted(store.directory.iterdir())
+    content = chunks[0].read_bytes()
+    chunks[0].write_bytes(content[: len(content) // 2])
+    unfinished = store.directory / ".ndd-0011.tmp.parquet"
+    unfinished.write_bytes(content[:100])
+    assert len(store.read()) < len(whole)
+    assert unfinished.exists(), "another worker may still be writing it"
+    for at in range(0, len(manifest), 6):
+        embed(manifest.slice(at, 6).to_pydict())
+    assert len(store.read()) == len(whole)
+
+
+def test_verified_pairs_are_not_verified_again(model: Path, pictures: Path, tmp_path: Path) -> None:
+    task = make_task(tmp_path / "task", model, pictures)
+    run(task, size=30)
+    again = collect(task)
+    assert again["pending"] == 0
+    assert again["verify"] == len(evidence(task))
+
+
+def test_without_verification_no_keypoints_are_looked_for(model: Path, pictures: Path, tmp_path: Path) -> None:
+    task = make_task(tmp_path / "task", model, pictures, FindConfig(verify="none"))
+    run(task, size=30)
+    assert not (task.partial / "keypoints").exists()
+    assert not evidence(task)
+    assert len(task.read_candidates()) > 0
+
+
+def test_a_picture_that_vanishes_before_verification_is_reported(model: Path, tmp_path: Path) -> None:
+    pictures = small_album(tmp_path / "album")
+    task = make_task(tmp_path / "task", model, pictures)
+    EmbedWork(task)(task.read_manifest().to_pydict())
+    (pictures / "coffee.png").unlink()
+    match = MatchWork(task)
+    match({"row": list(range(len(task.album())))})
+    counts = collect(task)
+    VerifyWork(task)({"pair": list(range(counts["pending"]))})
+    album = task.album()
+    names = dict(zip(album.texts("id"), album.texts("path"), strict=True))
+    (failure,) = task.keypoint_store().failures(names)
+    assert (failure.path, failure.stage) == ("coffee.png", "verify")
+    assert counts["pending"] > len(evidence(task)) > 0
+
+
+def test_judged_pairs_are_candidates_however_unlike(model: Path, pictures: Path, tmp_path: Path) -> None:
+    config = FindConfig(neighbours=1, max_distance=1e-6, hash_bits=0, verify="none")
+    plain = make_task(tmp_path / "plain", model, pictures, config)
+    EmbedWork(plain)(plain.read_manifest().to_pydict())
+    ids = dict(zip(plain.album().texts("path"), plain.album().texts("id"), strict=True))
+    pair = tuple(sorted((ids["blank.png"], ids["rocket.png"])))
+    task = SearchTask(**{**vars(plain), "must": (pair,)})  # type: ignore[arg-type]
+    collect(task)
+    paths = task.album().texts("path")
+    found = task.read_candidates().to_pylist()
+    assert ("blank.png", "rocket.png") in {(paths[row["left"]], paths[row["right"]]) for row in found}
+    assert isinstance(task.read_manifest(), pa.Table)
