@@ -28,7 +28,7 @@ def make_views(pictures_V3HW: Tensor, edits: Edits, *, size: int, others_V3HW: T
     device = pictures_V3HW.device
 
     def on_device(values: object) -> Tensor:
-        return torch.as_tensor(values).to(device)
+        return torch.tensor(values, device=device)
 
     x = _geometry(pictures_V3HW, on_device(edits.view_to_picture), on_device(edits.fill), size)
     x = _colour(x, on_device(edits.colour))

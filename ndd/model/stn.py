@@ -185,14 +185,15 @@ class SpatialTransformer(nn.Module):
 
     def predict(self, x_BCHW: Tensor) -> Tensor:
         """θ, (B, P) offsets from the identity."""
-        # Poses in float32 whatever the autocast: half precision moves corners by a pixel.
-        theta: Tensor = self.localization(x_BCHW).float()
-        return theta
+        theta: Tensor = self.localization(x_BCHW)
+        return theta.to(torch.promote_types(theta.dtype, torch.float32))
 
     def warp(self, x_BCHW: Tensor, theta_BP: Tensor) -> Tensor:
         """The picture resampled under θ, same shape as `x`."""
-        grid = self.transform(theta_BP, x_BCHW.shape[-2], x_BCHW.shape[-1])
-        return sample(x_BCHW, grid.to(x_BCHW.dtype))
+        # Coordinates in float32 whatever the autocast: half precision moves them by half a pixel.
+        with torch.autocast(x_BCHW.device.type, enabled=False):
+            grid = self.transform(theta_BP, x_BCHW.shape[-2], x_BCHW.shape[-1])
+            return sample(x_BCHW, grid.to(x_BCHW.dtype))
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         theta = self.predict(x_BCHW)

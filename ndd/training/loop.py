@@ -32,7 +32,7 @@ from ndd.training.workers import Share, from_first, mean_over_workers
 __all__ = ["Batches", "Log", "Split", "load_state", "run_epochs", "save_state", "start_state"]
 
 Log = Callable[[Mapping[str, float]], None]
-"""Called with each epoch's summary."""
+"""Called with each epoch's summary, on every worker."""
 
 Batches = Callable[[EpochPlan, int], Generator[Batch, None, None]]
 """This worker's part of the batches of an epoch, from a step on."""
@@ -109,7 +109,7 @@ def run_epochs(
     """Take `state` to the end of the run; True if it got there, False if `stop()` said so or `max_steps` were done.
 
     The first worker keeps `run`/state.pt (after every epoch, when it stops, and after a step if `save_seconds` have gone
-    by) and `run`/history.jsonl. With several workers `stop` must be None: they would not agree on the step.
+    by) and `run`/history.jsonl. All workers stop at the same step, whichever of them was told to.
     """
     share = share or Share()
     clock = _Clock(state)
@@ -121,10 +121,11 @@ def run_epochs(
             for batch in itertools.islice(source, plan.steps - state.done):
                 progress = (epoch + state.done / plan.steps) / state.config.epochs
                 figures = train_step(state, batch, progress=progress, epoch=epoch)
-                state.figures.append(mean_over_workers(figures))
+                figures = mean_over_workers(figures | {"stop": float(stop is not None and stop())})
+                ended = figures.pop("stop") > 0 or (max_steps is not None and state.step >= max_steps)
+                state.figures.append(figures)
                 state.done += 1
                 clock.tick()
-                ended = (stop is not None and stop()) or (max_steps is not None and state.step >= max_steps)
                 if share.first and (ended or clock.since_saved >= save_seconds):
                     _save(state, run, clock)
                 if ended:
@@ -135,8 +136,8 @@ def run_epochs(
         clock.tick()
         if share.first:
             _save(state, run, clock)
-            if log is not None:
-                log(summary)
+        if log is not None:
+            log(summary)
     return True
 
 

@@ -129,10 +129,10 @@ def make_batch(plan: EpochPlan, rows: slice, images_NHW3: Pictures, *, device: t
         views.append(make_views(pictures, edits[rows], size=plan.stage.size, others_V3HW=others))
     return Batch(
         views=tuple(views),
-        view_to_picture=tuple(torch.from_numpy(e.view_to_picture[rows]).to(device) for e in plan.edits),
-        pose=tuple(torch.from_numpy(e.pose[rows]).to(device) for e in plan.edits),
-        labels=torch.from_numpy(plan.labels[rows]).to(device),
-        pictures=torch.from_numpy(plan.pictures[rows, 0]).to(device),
+        view_to_picture=tuple(torch.tensor(e.view_to_picture[rows], device=device) for e in plan.edits),
+        pose=tuple(torch.tensor(e.pose[rows], device=device) for e in plan.edits),
+        labels=torch.tensor(plan.labels[rows], device=device),
+        pictures=torch.tensor(plan.pictures[rows, 0], device=device),
     )
 
 

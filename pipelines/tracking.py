@@ -1,0 +1,197 @@
+"""MLflow: the only place that writes to it. Nothing here runs at import, and MLflow is imported inside functions.
+
+A run is known by a file in its directory, so whoever goes on with the run, a restarted worker or a second call, goes on with
+the same MLflow run. Logging the same epoch twice leaves the same values.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ndd.errors import StoreError
+from ndd.files import atomic_path, make_directory
+from ndd.home import home
+from ndd.model.directory import CONFIG, describe, shipped
+
+__all__ = ["EXPERIMENT", "REGISTERED_MODEL", "TrackedRun", "tracking_uri"]
+
+EXPERIMENT = "ndd-train"
+REGISTERED_MODEL = "ndd"
+"""Training adds versions to it and sets no alias; retraining sets `challenger`, only promotion sets `champion`."""
+
+_FILE = "mlflow.json"
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or the SQLite file in $NDD_HOME."""
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    if named:
+        return named
+    database = home().mlflow_db
+    make_directory(database.parent)
+    return f"sqlite:///{database}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackedRun:
+    """One training run in MLflow. A plain record: it can be sent to a worker, which then logs to the same run."""
+
+    uri: str
+    run_id: str
+    directory: Path
+
+    @classmethod
+    def open(
+        cls, directory: Path, *, params: Mapping[str, Any], tags: Mapping[str, str], experiment: str = EXPERIMENT
+    ) -> TrackedRun:
+        """The MLflow run of the training run in `directory`: the one it has, else a new one with these parameters and tags.
+
+        params: nested settings, flattened to dotted names. Raises StoreError if its file names a run that is not there.
+        """
+        noted = _read(directory / _FILE)
+        uri = noted["uri"] if noted else tracking_uri()
+        client = _client(uri)
+        if noted is None:
+            run = client.create_run(_experiment(client, experiment), run_name=directory.name, tags=dict(tags))
+            noted = {"uri": uri, "run_id": run.info.run_id}
+            _log_params(client, run.info.run_id, params)
+            _write(directory / _FILE, noted)
+        else:
+            _existing(client, noted["run_id"], directory)
+            client.update_run(noted["run_id"], status="RUNNING")
+        return cls(uri=uri, run_id=noted["run_id"], directory=directory)
+
+    def log_epoch(self, figures: Mapping[str, float]) -> None:
+        """Figures of one epoch, at the step number `figures["epoch"]`; NaN and infinity, which say nothing, are left out."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        step = int(figures["epoch"])
+        metrics = [Metric(k, float(v), now, step) for k, v in figures.items() if k != "epoch" and math.isfinite(v)]
+        _client(self.uri).log_batch(self.run_id, metrics=metrics)
+
+    def register(self, model: Path, *, tags: Mapping[str, str]) -> str:
+        """Keep the model directory as an artifact and make it the newest version of `ndd`, without an alias.
+
+        Where there is no `ndd` yet, the model that comes with the package becomes version 1 first.
+        Returns the version; a run has one, however often this is called.
+        """
+        noted = _read(self.directory / _FILE) or {}
+        if "version" in noted:
+            return str(noted["version"])
+        client = _client(self.uri)
+        experiment = client.get_run(self.run_id).info.experiment_id
+        if _create_registered_model(client) and (shipped() / CONFIG).is_file():
+            run = client.create_run(experiment, run_name="shipped with the package")
+            _add_version(client, run.info.run_id, shipped(), tags={"origin": "shipped"})
+            client.set_terminated(run.info.run_id)
+        version = _add_version(client, self.run_id, model, tags={"origin": "train", **tags})
+        _write(self.directory / _FILE, {"uri": self.uri, "run_id": self.run_id, "version": version})
+        return version
+
+    def end(self, status: str) -> None:
+        """`FINISHED`, `FAILED` or `KILLED`."""
+        _client(self.uri).set_terminated(self.run_id, status=status)
+
+
+def _client(uri: str) -> Any:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # else every new database is announced on stderr
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _create_registered_model(client: Any) -> bool:
+    """False if it is there already."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(REGISTERED_MODEL)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return False
+    return True
+
+
+def _add_version(client: Any, run_id: str, model: Path, *, tags: Mapping[str, str]) -> str:
+    client.log_artifacts(run_id, str(model), artifact_path="model")
+    source = f"{client.get_run(run_id).info.artifact_uri}/model"
+    digests = {"embedding_digest": describe(model).embedding_digest}
+    return str(client.create_model_version(REGISTERED_MODEL, source, run_id=run_id, tags={**digests, **tags}).version)
+
+
+def _experiment(client: Any, name: str) -> str:
+    """Its id. Artifacts of a SQLite tracker lie beside the database, not in whatever directory the command was run from."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        uri = client.tracking_uri
+        place = Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts"
+        try:
+            return str(
+                client.create_experiment(
+                    name, artifact_location=place.as_uri() if uri.startswith("sqlite:///") else None
+                )
+            )
+        except MlflowException:
+            found = client.get_experiment_by_name(name)  # another process was quicker
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise StoreError(f"MLflow experiment {name!r} was deleted; restore it with `mlflow experiments restore`")
+    return str(found.experiment_id)
+
+
+def _existing(client: Any, run_id: str, directory: Path) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_run(run_id)
+    except MlflowException:
+        raise StoreError(
+            f"{directory / _FILE}: MLflow run {run_id} is not at {client.tracking_uri}; "
+            "set MLFLOW_TRACKING_URI to where it is, or remove the file to track the run anew"
+        ) from None
+
+
+def _log_params(client: Any, run_id: str, params: Mapping[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    flat = [Param(name, text[:6000]) for name, text in _flatten(params).items()]
+    for start in range(0, len(flat), 100):
+        client.log_batch(run_id, params=flat[start : start + 100])
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value if isinstance(value, str) else json.dumps(value)
+    return flat
+
+
+def _read(path: Path) -> dict[str, str] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        return {str(k): str(v) for k, v in value.items()}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); remove it to track the run anew") from error
+
+
+def _write(path: Path, value: Mapping[str, str]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
