@@ -113,6 +113,7 @@ def start_head(*, cpus: int = 4) -> Iterator[Head]:
     gcs, dashboard, client = _free_ports(3)
     env = {
         **os.environ,
+        "NDD_HOME": str(state / "home"),  # of the jobs: they inherit the head's environment
         "NDD_CLUSTER_STATE": str(state),
         "NDD_CLUSTER_CPUS": str(cpus),
         "NDD_CLUSTER_PORT": str(gcs),
@@ -124,7 +125,7 @@ def start_head(*, cpus: int = 4) -> Iterator[Head]:
     watch = f"while kill -0 {os.getpid()} 2>/dev/null; do sleep 1; done; exec {_SCRIPT} stop"
     watchman = subprocess.Popen(["bash", "-c", watch], env=env, start_new_session=True)
     try:
-        started = subprocess.run([_SCRIPT, "start"], env=env, text=True, capture_output=True, timeout=200)
+        started = subprocess.run([_SCRIPT, "start"], env=env, text=True, capture_output=True, timeout=280)
         assert started.returncode == 0, started.stdout + started.stderr
         address = f"http://127.0.0.1:{dashboard}"
         env |= {

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 import subprocess
 import sys
 import time
 import urllib.error
 from collections.abc import Iterator
 from ipaddress import ip_address
+from pathlib import Path
 
 import psutil
 import pytest
+from PIL import Image
 
+from ndd.tables import read_groups, read_pairs
 from tests.integration.head import ROOT, Head, marked_processes, start_head
 
 pytestmark = pytest.mark.slow
@@ -46,6 +51,63 @@ def test_a_job_gets_the_code_and_not_the_environment_or_the_history(head: Head) 
     holds = {line.split(" ", 1)[1] for line in head.logs("listing").splitlines() if line.startswith("HOLDS")}
     assert {"ndd", "pipelines", "pyproject.toml"} <= holds
     assert not {".git", ".venv", "runs/cluster", ".mypy_cache"} & holds
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    """Two photographs that ship in scikit-learn, a smaller copy of one, and 30 cuttings of the other in a folder aside."""
+    spec = importlib.util.find_spec("sklearn")
+    assert spec is not None
+    assert spec.origin is not None
+    photographs = Path(spec.origin).parent / "datasets" / "images"
+    (tmp_path / "cuttings").mkdir()
+    folder = tmp_path / "album"
+    folder.mkdir()
+    for name in ("china.jpg", "flower.jpg"):
+        shutil.copy(photographs / name, folder)
+    with Image.open(folder / "china.jpg") as china, Image.open(folder / "flower.jpg") as flower:
+        china.resize((480, 320)).save(folder / "smaller.png")
+        for number in range(30):
+            left, top = 80 * (number % 6), 60 * (number // 6)
+            flower.crop((left, top, left + 160, top + 120)).save(tmp_path / "cuttings" / f"{number:02}.png")
+    return folder
+
+
+def test_a_submitted_search_finds_what_the_command_line_finds(head: Head, album: Path, tmp_path: Path) -> None:
+    printed = head.submit(
+        *("python", "-m", "pipelines", "find", str(album), "--out", str(tmp_path / "job"), "--workers", "2"), job="find"
+    )
+    assert head.status("find") == "SUCCEEDED", printed
+    assert str(tmp_path / "job") in head.logs("find")
+    here = [sys.executable, "-m", "ndd.cli", "find", str(album), "--out", str(tmp_path / "here")]
+    subprocess.run(here, cwd=ROOT, check=True, capture_output=True, timeout=240)
+    rows = read_groups(tmp_path / "job" / "groups.parquet")
+    assert rows == read_groups(tmp_path / "here" / "groups.parquet")
+    assert sorted(row.path for row in rows) == ["china.jpg", "smaller.png"]
+    assert read_pairs(tmp_path / "job" / "pairs.parquet") == read_pairs(tmp_path / "here" / "pairs.parquet")
+
+
+def test_a_submitted_training_run_can_be_stopped_and_goes_on(head: Head, album: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train: tuple[str, ...] = (
+        "python",
+        "-m",
+        "pipelines",
+        "train",
+        "--recipe",
+        "smoke_cpu",
+        "--data",
+        str(album.parent / "cuttings"),
+    )
+    train += ("--out", str(run), "--workers", "1")
+    head.submit(*train, job="train-1", wait=False)
+    head.wait_for("train-1", "epoch 1")
+    assert head.ray("job", "stop", "train-1").returncode == 0
+    assert head.status("train-1") == "STOPPED", head.logs("train-1")
+    printed = head.submit(*train, job="train-2")
+    assert head.status("train-2") == "SUCCEEDED", printed
+    assert "epoch 1 " not in head.logs("train-2"), "the second job began anew"
+    assert (run / "model" / "weights.safetensors").is_file()
 
 
 def test_a_failing_job_says_so_and_why(head: Head) -> None:
