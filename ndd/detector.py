@@ -152,7 +152,7 @@ class Detector:
         distance = cosine_distance(a.vector, b.vector)
         bits, upright = pair_hash_bits(np.stack([a.hashes, b.hashes]), zero, one)
         quality = np.minimum([a.reading.facts["quality"]], [b.reading.facts["quality"]])
-        verify = self.config.verify == "keypoints" and needs_keypoints(distance, bits, quality)[0]
+        verify = self.config.verify == "keypoints" and needs_keypoints(distance, bits, upright, quality)[0]
         return PairEvidence(
             distance=float(distance[0]),
             hash_bits=int(bits[0]),

@@ -57,11 +57,15 @@ _SCHEMA = pa.schema(
 
 
 def needs_keypoints(
-    distance_P: NDArray[np.float64], hash_bits_P: NDArray[np.integer], quality_P: NDArray[np.integer]
+    distance_P: NDArray[np.float64],
+    hash_bits_P: NDArray[np.integer],
+    upright_P: NDArray[np.bool_],
+    quality_P: NDArray[np.integer],
 ) -> NDArray[np.bool_]:
-    """(P,) False where descriptor and hash settle the pair. quality: of the poorer picture of the two."""
-    settled = (hash_bits_P <= SETTLED_BITS) & (distance_P <= SETTLED_DISTANCE) & (quality_P >= SETTLED_QUALITY)
-    return np.asarray(~settled)
+    """(P,) False where descriptor and hash settle the pair. upright: the nearest form of the hash is the unturned one.
+    quality: of the poorer picture of the two."""
+    near = (hash_bits_P <= SETTLED_BITS) & upright_P & (distance_P <= SETTLED_DISTANCE)
+    return np.asarray(~(near & (quality_P >= SETTLED_QUALITY)))
 
 
 def compare(left: Keypoints, right: Keypoints, *, left_id: ImageId, right_id: ImageId) -> GeometricEvidence:

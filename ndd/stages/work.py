@@ -207,8 +207,8 @@ class MatchWork:
         wanted = np.zeros(0, np.int64)
         if self._task.config.verify == "keypoints":
             distance = pair_distances(self._vectors, left, right)
-            bits, _ = pair_hash_bits(self._hashes, left, right)
-            unsettled = needs_keypoints(distance, bits, np.minimum(self._quality[left], self._quality[right]))
+            bits, upright = pair_hash_bits(self._hashes, left, right)
+            unsettled = needs_keypoints(distance, bits, upright, np.minimum(self._quality[left], self._quality[right]))
             # Of its own pictures only: whoever proposes a pair from the other end has keypoints to extract as well.
             wanted = np.intersect1d(np.concatenate([left[unsettled], right[unsettled]]), asked)
         made = extract_missing(self._task, self._album, self._album.nodes[wanted], self._decoder)
@@ -239,11 +239,11 @@ def collect(task: SearchTask) -> Counts:
     pairs = merge(np.concatenate([found, *decided]))
     left, right = pairs[:, 0], pairs[:, 1]
     distance = pair_distances(album.vectors, left, right)
-    bits, _ = pair_hash_bits(album.hashes, left, right)
+    bits, upright = pair_hash_bits(album.hashes, left, right)
     quality = album.numbers("quality")
     verify = np.zeros(len(pairs), bool)
     if task.config.verify == "keypoints":
-        verify = needs_keypoints(distance, bits, np.minimum(quality[left], quality[right]))
+        verify = needs_keypoints(distance, bits, upright, np.minimum(quality[left], quality[right]))
         extract_missing(task, album, np.unique(pairs[verify]), task.decoder())
     write_table(task.candidates, pa.table({"left": left, "right": right}, schema=PROPOSALS))
     pending = pairs[verify][_unverified(task, album.texts("id"), pairs[verify])]
