@@ -81,14 +81,14 @@ def score_text(score: float) -> str:
 
 def path_text(path: str) -> str:
     """A path that cannot deceive: control and direction characters as escapes, undecodable bytes percent-encoded."""
-    return "".join(map(_visible, path))
+    return path if path.isprintable() else "".join(map(_visible, path))
 
 
 def _visible(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:  # what os.fsdecode makes of a byte that is not UTF-8
         return f"%{code - 0xDC00:02X}"
-    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
+    if not character.isprintable() and unicodedata.category(character) != "Zs":
         return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
     return character
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import cv2
 import jinja2
+from markupsafe import Markup, escape
 
 from ndd.errors import DecodeError, InputError
 from ndd.files import atomic_path, make_directory
@@ -166,25 +167,44 @@ def _fitted(
 ) -> bytes:
     """One page with as much on it as MAX_PAGE_BYTES holds."""
     pictures: dict[str, bytes | None] = {}
-    text = b""
+    bare = b""
     for amount in _AMOUNTS:
         views = [group_view(group, amount) for group in groups]
-        shown = [tile for view in views for tile in view.tiles]
+        uris = list(dict.fromkeys(tile.uri for view in views for tile in view.tiles))
         bare = renderer.page(views, shared, amount, {})
-        if len(bare) > MAX_PAGE_BYTES and amount is not _AMOUNTS[-1]:
+        room = MAX_PAGE_BYTES - len(bare)
+        if room < 0:
             continue
-        missing = [uri for uri in dict.fromkeys(tile.uri for tile in shown) if uri not in pictures]
-        pictures.update(zip(missing, fetch(missing), strict=True))
-        for side, quality in _SHRINK:
-            small = {tile.uri: _smaller(pictures[tile.uri], side, quality) for tile in shown}
-            encoded = {uri: found for uri, content in small.items() if (found := _picture(content)) is not None}
-            if (
-                len(bare) + sum(len(encoded[tile.uri].address) + 40 for tile in shown if tile.uri in encoded)
-                <= MAX_PAGE_BYTES
-            ):
-                return renderer.page(views, shared, amount, encoded)
-        text = bare
-    return text
+        sample = uris[:: max(1, len(uris) // _SAMPLE)]
+        _add(pictures, sample, fetch)
+        for level in _SHRINK:
+            # A sample tells whether to try: reading and shrinking all of them takes long.
+            guess = sum(map(len, _shrunk(pictures, sample, level).values())) * len(uris) / max(1, len(sample))
+            if guess > 1.05 * room:
+                continue
+            _add(pictures, uris, fetch)
+            encoded = {uri: _picture(content) for uri, content in _shrunk(pictures, uris, level).items()}
+            text = renderer.page(views, shared, amount, {uri: found for uri, found in encoded.items() if found})
+            if len(text) <= MAX_PAGE_BYTES:
+                return text
+    return bare
+
+
+_SAMPLE = 64
+
+
+def _add(
+    pictures: dict[str, bytes | None], uris: list[str], fetch: Callable[[list[str]], Iterable[bytes | None]]
+) -> None:
+    missing = [uri for uri in uris if uri not in pictures]
+    pictures.update(zip(missing, fetch(missing), strict=True))
+
+
+def _shrunk(pictures: Mapping[str, bytes | None], uris: list[str], level: tuple[int, int]) -> dict[str, bytes]:
+    """Base64 of the thumbnails that could be made, at most `level` = (side, JPEG quality)."""
+    side, quality = level
+    found = {uri: _smaller(pictures[uri], side, quality) for uri in uris}
+    return {uri: base64.b64encode(content) for uri, content in found.items() if content is not None}
 
 
 def _smaller(content: bytes | None, side: int, quality: int) -> bytes | None:
@@ -202,15 +222,13 @@ def _jpeg(content: bytes, *, side: int, quality: int) -> bytes:
     return cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 
-def _picture(content: bytes | None) -> Picture | None:
+def _picture(encoded: bytes) -> Picture | None:
     try:
-        found = decode(content or b"")
+        found = decode(base64.b64decode(encoded))
     except DecodeError:
         return None
-    assert content is not None
     kind = {"PNG": "png", "WEBP": "webp"}.get(found.format, "jpeg")
-    address = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    return Picture(address=address, width=found.width, height=found.height)
+    return Picture(f"data:image/{kind};base64,{encoded.decode()}", found.width, found.height)
 
 
 class _Renderer:
@@ -221,7 +239,7 @@ class _Renderer:
         self._environment = jinja2.Environment(
             loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
-        self._environment.filters["visible"] = path_text
+        self._environment.filters.update(visible=path_text, breakable=_breakable)
         self._style, self._script = (
             loader.get_source(self._environment, name)[0] for name in ("report.css", "report.js")
         )
@@ -240,6 +258,11 @@ class _Renderer:
             **shared,
         )
         return text.encode()
+
+
+def _breakable(text: str) -> Markup:
+    """Escaped, with places where a long name may go on in the next line."""
+    return Markup(re.sub(r"(?<=[\w)\]])([_.-]|%20)(?=\w)", r"\1<wbr>", str(escape(text))))
 
 
 def _digest(text: str) -> str:

@@ -95,7 +95,7 @@ def _settings(run: Mapping[str, Any]) -> list[tuple[str, str]]:
         if isinstance(value, int | float) and not isinstance(value, bool):
             found.append((name, show(float(value))))
     digest = run.get("embedding_digest", digests.get("embedding"))
-    return found + ([("Model", str(digest)[:12])] if digest else [])
+    return found + ([("Model", path_text(str(digest)[:12]))] if digest else [])
 
 
 def _texts(value: Any) -> bool:

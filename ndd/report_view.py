@@ -145,7 +145,7 @@ def _tile(
     other = "" if pair is None else pair.right if pair.left == member.path else pair.left
     direct = other == kept.path
     link = None if pair is None else _link(pair, member.path, "the kept picture" if direct else "it", sizes)
-    facts = f"{member.width} × {member.height} · {member.format} · {size_text(member.bytes)}"
+    facts = f"{member.width} × {member.height} · {path_text(member.format)} · {size_text(member.bytes)}"
     reason = without_size(member.reason, width=member.width, height=member.height, format=member.format)
     what = "to keep" if member.keep else link.label.lower() if link else "copy"
     return Tile(
@@ -156,7 +156,7 @@ def _tile(
         alt=f"{name}, {what}",
         facts=facts,
         keep=member.keep,
-        reason=reason.removeprefix("kept: "),
+        reason=path_text(reason.removeprefix("kept: ")),
         link=link,
         through="" if direct or not other else _parts(_path(other, amount))[0],
     )
