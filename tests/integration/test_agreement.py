@@ -1,0 +1,73 @@
+"""The same album gives the same pairs and groups, byte for byte: file order, batches, workers and engine do not matter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ndd.find import FindRequest, Runner, find
+from ndd.local import LocalRunner
+from ndd.tables import read_groups, read_pairs
+from pipelines.session import ray_session
+from pipelines.stages import RayRunner
+from tests.samples import small_album, small_model
+
+Search = Callable[..., tuple[bytes, bytes]]
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory: pytest.TempPathFactory) -> Search:
+    """Searches an album with a runner; gives the bytes of pairs.parquet and groups.parquet."""
+    model = small_model(tmp_path_factory.mktemp("models") / "model")
+
+    def run(album: Path, runner: Runner, *, block: int | None = None) -> tuple[bytes, bytes]:
+        out = tmp_path_factory.mktemp("found") / "out"
+        find(FindRequest(paths=[album], out=out, model=model, block=block), runner)
+        return (out / "pairs.parquet").read_bytes(), (out / "groups.parquet").read_bytes()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_album(tmp_path_factory.mktemp("albums") / "album")
+
+
+@pytest.fixture(scope="module")
+def expected(search: Search, album: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
+    tables = search(album, LocalRunner(workers=1))
+    folder = tmp_path_factory.mktemp("expected")
+    for name, content in zip(("pairs", "groups"), tables, strict=True):
+        (folder / name).write_bytes(content)
+    assert len(read_pairs(folder / "pairs")) > 10
+    assert len({row.group for row in read_groups(folder / "groups")}) == 4
+    return tables
+
+
+@pytest.mark.parametrize(("workers", "block"), [(2, None), (2, 2), (3, 7), (1, 100)])
+def test_in_one_process(
+    search: Search, album: Path, expected: tuple[bytes, bytes], workers: int, block: int | None
+) -> None:
+    assert search(album, LocalRunner(workers=workers), block=block) == expected
+
+
+def test_in_any_file_order(search: Search, album: Path, expected: tuple[bytes, bytes], tmp_path: Path) -> None:
+    """Directories list their entries in the order of a hash or of creation: make them anew, the other way round."""
+    turned = tmp_path / "turned"
+    for file in sorted((file for file in album.rglob("*") if file.is_file()), reverse=True):
+        copy = turned / file.relative_to(album)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+        os.utime(copy, ns=(1, len(list(turned.rglob("*")))))
+    assert search(turned, LocalRunner(workers=2)) == expected
+
+
+def test_on_ray_with_one_or_two_workers_and_any_batch(
+    search: Search, album: Path, expected: tuple[bytes, bytes]
+) -> None:
+    with ray_session(workers=2):
+        assert search(album, RayRunner(workers=2)) == expected
+        assert search(album, RayRunner(workers=1), block=5) == expected

@@ -1,0 +1,50 @@
+"""Ingest: every file is a row of the manifest or of the failures, and splits do not leak."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ndd.data.manifest import Split, read_manifest
+from ndd.data.pack import load_pack
+from ndd.tables import read_failures
+from ndd.types import image_id
+from pipelines.cli import main
+from tests.samples import photographs, small_album
+
+
+def test_every_file_is_listed_once_with_what_it_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    album, out = small_album(tmp_path / "album"), tmp_path / "out"
+    command = ["ingest", str(album), "--out", str(out), "--pack", "32", "--test", "0.5", "--workers", "2", "--json"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    run = json.loads(printed)
+    rows = {row.path: row for row in read_manifest(out / "manifest.parquet")}
+    assert [failure.path for failure in read_failures(out / "failures.parquet")] == ["cut.jpg"]
+    assert len(rows) == run["readable"] == run["images"] - run["failed"] == 18
+    for path, row in rows.items():
+        content = (album / path).read_bytes()
+        assert (row.id, row.size, row.uri) == (image_id(content), len(content), str(album / path))
+    height, width = photographs()["cat"].shape[:2]
+    assert (rows["cat.png"].width, rows["cat.png"].height, rows["cat.png"].format) == (width, height, "PNG")
+    assert {row.split for row in rows.values()} == {Split.TRAIN, Split.TEST}
+    assert rows["cat.png"].split == rows["crops/cat-again.png"].split
+    assert run["blocks"] >= 8
+    pack = load_pack(out / "pack")
+    assert pack.images.shape == (17, 32, 32, 3)
+    assert set(pack.ids) == {row.id for row in rows.values()}
+    assert np.abs(pack.images[list(pack.paths).index("blank.png")].astype(int) - 200).max() <= 1
+    # Complete and unchanged: told again, not done again.
+    written = (out / "manifest.parquet").stat().st_mtime_ns
+    assert main(command) == 0
+    assert capsys.readouterr().out == printed
+    assert (out / "manifest.parquet").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("wrong", [["--test", "1.5"], ["--pack", "4"]])
+def test_wrong_settings_are_named(wrong: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ingest", str(tmp_path), "--out", str(tmp_path / "out"), *wrong]) == 2
+    assert wrong[0] in capsys.readouterr().err
