@@ -43,7 +43,7 @@ class Head:
         command = [str(_RAY), *arguments]
         return subprocess.run(command, env=self.env, cwd=ROOT, text=True, capture_output=True, timeout=timeout)
 
-    def submit(self, *entrypoint: str, wait: bool = True, job: str, timeout: float = 240) -> str:
+    def submit(self, *entrypoint: str, wait: bool = True, job: str, timeout: float = 500) -> str:
         """Submit a command from the checkout as job `job`; what `ray job submit` printed (with its logs if `wait`)."""
         options = ["--submission-id", job, "--working-dir", ".", *(() if wait else ("--no-wait",))]
         done = self.ray("job", "submit", *options, "--", *entrypoint, timeout=timeout)
@@ -64,7 +64,7 @@ class Head:
         """Everything the job printed so far."""
         return str(self.get(f"{job}/logs")["logs"])
 
-    def wait_for(self, job: str, text: str, *, seconds: float = 180) -> str:
+    def wait_for(self, job: str, text: str, *, seconds: float = 400) -> str:
         """The job's logs once they hold `text`; fails if the job ends without it."""
         until = time.monotonic() + seconds
         while text not in (logs := self.logs(job)):
