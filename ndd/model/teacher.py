@@ -89,7 +89,8 @@ def teacher_preprocess(canvas: NDArray[np.uint8]) -> Tensor:
     """(N,S,S,3) uint8 RGB → (N,3,S,S) float32 in [-1,1]; raises ValueError on any other kind of array."""
     if canvas.dtype != np.uint8 or canvas.ndim != 4 or canvas.shape[3] != 3:
         raise ValueError(f"canvas must be (N,S,S,3) uint8, got {canvas.shape} {canvas.dtype}")
-    tensor = torch.from_numpy(np.ascontiguousarray(canvas)).permute(0, 3, 1, 2)
+    # Pictures straight from Pillow are read-only, which torch warns of.
+    tensor = torch.from_numpy(np.require(canvas, requirements=("C", "W"))).permute(0, 3, 1, 2)
     return tensor.float().div_(127.5).sub_(1.0)
 
 

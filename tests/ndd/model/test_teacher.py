@@ -87,7 +87,9 @@ def test_the_teacher_is_frozen_float32_and_in_eval_mode(weights_file: Path) -> N
     assert not model.training
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert not any(p.requires_grad for p in model.parameters())
-    assert sum(p.numel() for p in model.parameters()) == 3_504_872 - 17_056  # torchvision's count, one bias a channel instead of BatchNorm's two
+    assert (
+        sum(p.numel() for p in model.parameters()) == 3_504_872 - 17_056
+    )  # torchvision's count, one bias a channel instead of BatchNorm's two
 
 
 def test_preprocess_maps_bytes_to_minus_one_and_one() -> None:
@@ -97,6 +99,13 @@ def test_preprocess_maps_bytes_to_minus_one_and_one() -> None:
     assert got.shape == (1, 3, 2, 2)
     assert got[0, :, 0, 1].tolist() == pytest.approx([1.0, -1.0, -0.6])
     assert got[0, :, 1, 0].tolist() == [-1.0, -1.0, -1.0]
+
+
+def test_a_read_only_canvas_is_taken_without_a_warning_and_left_alone() -> None:
+    canvas = np.full((1, 2, 2, 3), 255, np.uint8)
+    canvas.setflags(write=False)
+    assert (teacher_preprocess(canvas) == 1.0).all()
+    assert (canvas == 255).all()
 
 
 def test_features_do_not_depend_on_how_the_work_is_cut(weights_file: Path) -> None:
