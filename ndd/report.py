@@ -262,7 +262,7 @@ class _Renderer:
 
 def _breakable(text: str) -> Markup:
     """Escaped, with places where a long name may go on in the next line."""
-    return Markup(re.sub(r"(?<=[\w)\]])([_.-]|%20)(?=\w)", r"\1<wbr>", str(escape(text))))
+    return Markup(re.sub(r"(?<=[\w)\]])([_-]|%20)(?=\w)", r"\1<wbr>", str(escape(text))))
 
 
 def _digest(text: str) -> str:
