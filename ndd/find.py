@@ -105,9 +105,9 @@ class FindRequest:
 
 
 def block_size(items: int) -> int:
-    """Items per block."""
+    """Items per block. Rounded down: a last, smaller block is better than one too few."""
     least = BLOCKS if items < BLOCK else 2 * BLOCKS
-    return max(1, -(-items // max(least, -(-items // BLOCK))))
+    return max(1, items // max(least, -(-items // BLOCK)))
 
 
 def chunk_size(block: int, workers: int) -> int:

@@ -81,7 +81,9 @@ def test_comparing_agrees_with_a_search(detector: Detector, pictures: Path, tmp_
 
 def test_queries_find_the_copies_first(detector: Detector, model: Path, pictures: Path) -> None:
     index = Detector(model)
-    index.add([pictures / f"{name}.png" for name in ("astronaut", "cat", "coffee", "rocket")], names=["a", "c", "k", "r"])
+    index.add(
+        [pictures / f"{name}.png" for name in ("astronaut", "cat", "coffee", "rocket")], names=["a", "c", "k", "r"]
+    )
     found = index.query(pictures / "crops" / "coffee.png", k=3)
     assert len(found) == 3
     assert found[0][0] == "k"

@@ -33,7 +33,9 @@ def oracle(vectors: Half, queries: Half, k: int) -> NDArray[np.int64]:
     for query in queries:
         ranked = []
         for row, vector in enumerate(vectors):
-            product = sum((Fraction(float(a)) * Fraction(float(b)) for a, b in zip(query, vector, strict=True)), Fraction())
+            product = sum(
+                (Fraction(float(a)) * Fraction(float(b)) for a, b in zip(query, vector, strict=True)), Fraction()
+            )
             square = sum((Fraction(float(a)) ** 2 for a in vector), Fraction())
             # Order by cosine without a root: sign and square of product / length.
             ranked.append((-(product * abs(product)) / square, row))
