@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median_high
 
 import numpy as np
 from numpy.typing import NDArray
@@ -211,18 +212,28 @@ class _Judge:
 
 
 def parts(pairs: Sequence[PairRow]) -> dict[str, float]:
-    """path → share of a fuller picture that this one shows, for pictures that are a part of another one (crops).
+    """path → share of a fuller picture that this one shows, for pictures that are a part of others (crops).
 
-    Shares are of contrast, not of area: a plain border around a copy does not make the copy a part.
+    Every accepted pair is a vote about both of its pictures: what share of the other one it shows where it lies wholly
+    within it, and 1 otherwise. The upper median counts. A crop lies within nearly every other copy; an original lies
+    within a copy with a border just as a crop would, but within that one alone. (Two pictures have one vote: between an
+    original and a bordered copy the border wins.) Shares are of contrast, not of area, so plain borders count little.
     """
-    found: dict[str, float] = {}
+    votes: dict[str, list[float]] = {}
     for row in pairs:
-        if not row.duplicate or row.evidence.get("transform") is None:
+        if not row.duplicate:
             continue
         for small, full, path in (("left", "right", row.left), ("right", "left", row.right)):
-            inside, shown = row.evidence[f"overlap_{small}"], row.evidence[f"explained_{small}"]
-            if inside >= 0.9 and shown >= 0.5:
-                share = row.evidence[f"explained_{full}"] / shown
-                if 0.0 < share < 1.0:
-                    found[path] = min(share, found.get(path, 1.0))
-    return found
+            votes.setdefault(path, []).append(_share(row, small, full))
+    found = {path: median_high(shares) for path, shares in votes.items()}
+    return {path: share for path, share in found.items() if share < 1.0}
+
+
+def _share(row: PairRow, small: str, full: str) -> float:
+    if row.evidence.get("transform") is None:
+        return 1.0  # told by bytes or hash: neither is a part of the other
+    inside, shown = row.evidence[f"overlap_{small}"], row.evidence[f"explained_{small}"]
+    if inside < 0.9 or shown < 0.5:
+        return 1.0
+    share = row.evidence[f"explained_{full}"] / shown
+    return float(share) if 0.0 < share < 1.0 else 1.0
