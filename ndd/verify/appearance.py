@@ -23,7 +23,7 @@ Matrix = npt.NDArray[np.float64]
 Complex = npt.NDArray[np.complex64]
 Floats = npt.NDArray[np.float32]
 
-_WINDOW = 9
+_WINDOW = 7
 """Side of a window, thumbnail pixels."""
 _TEXTURE = 4.0
 """Standard deviation (grey levels) from which a window has something to compare."""
@@ -31,7 +31,7 @@ _CAP = 24.0
 """Contrast beyond this adds no weight: a black-and-white frame must not outvote the picture inside."""
 _AGREES = 0.5
 """Local correlation from which a window counts as agreeing."""
-_ENOUGH = 12.0
+_ENOUGH = 10.0
 """Windows (side by side) from which a comparison counts in full: two small patches are alike easily."""
 
 
@@ -83,7 +83,8 @@ def _compare(fine: Keypoints, coarse: Keypoints, sample: Complex, *, covered: Fl
     height, width = source.shape
     inside = ((columns > -0.6) & (columns < width - 0.4) & (rows > -0.6) & (rows < height - 0.4)).astype(np.float32)
     share = _mean(inside)
-    usable = (inside > 0) & (share > 0.5)
+    # At the edge of the picture a whole window is smaller.
+    usable = (inside > 0) & (share > 0.5 * _mean(np.ones_like(inside)))
     if int(usable.sum()) < _WINDOW * _WINDOW:
         return Appearance()
     local, deviation = _local_correlation(moved, target, inside, share)

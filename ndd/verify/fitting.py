@@ -22,7 +22,7 @@ Mask = npt.NDArray[np.bool_]
 _LOOSE = 0.045
 """Inlier radius of a single match's similarity, in longer sides: such a guess drifts far from its own point."""
 _TIGHT = 0.016
-"""Inlier radius of a fitted transform: 4 pixels of the 256 searched."""
+"""Inlier radius of a fitted transform: 3 pixels of the 192 searched."""
 _TURN = np.cos(np.deg2rad(35.0))
 """Least cosine between the turn of a match and the turn of its hypothesis."""
 _ZOOM = 2.0
@@ -91,9 +91,10 @@ def _best_similarity(matches: Matches) -> Mask:
     ratio = size[:, None] / size[None, :]
     agree = near & (turn > _TURN * product) & (ratio < _ZOOM) & (ratio > 1.0 / _ZOOM)
     agree &= ((size > _SCALES[0]) & (size < _SCALES[1]))[:, None]
-    # Keypoints with two orientations sit twice at one place: together they have one vote.
+    # Keypoints with two orientations sit twice at one place: together they have one vote. In sixtieths, so that the
+    # sums are whole numbers and cannot depend on the order in which a BLAS adds.
     twins = (matches.left[:, None] == matches.left[None, :]).sum(axis=1)
-    votes = agree.astype(np.float32) @ (1.0 / twins).astype(np.float32)
+    votes = agree.astype(np.float32) @ np.rint(60.0 / twins).astype(np.float32)
     return np.asarray(agree[int(np.argmax(votes))], np.bool_)
 
 
@@ -106,12 +107,13 @@ def _refine_affine(matches: Matches, support: Mask, *, seed: int) -> tuple[Matri
     target = np.stack([matches.right[triples].real, matches.right[triples].imag], axis=2)
     # Twice the triangle's area: thin triangles give wild maps.
     wide = np.abs(np.linalg.det(source.astype(np.float64))) > 2e-3
-    candidates = [_least_squares_affine(matches, support)]
-    if wide.any():
-        solved = np.linalg.solve(source[wide].astype(np.float64), target[wide].astype(np.float64))
-        candidates += [np.vstack([s.T, [0.0, 0.0, 1.0]]) for s in solved]
-    scored = _score_affines(np.stack([c for c in candidates if c is not None] or [np.eye(3)]), matches)
-    best, inliers = scored
+    stack = np.zeros((int(wide.sum()) + 1, 3, 3))
+    stack[:, 2, 2] = 1.0
+    stack[1:, :2] = np.linalg.solve(source[wide].astype(np.float64), target[wide].astype(np.float64)).transpose(0, 2, 1)
+    first = _least_squares_affine(matches, support)
+    if first is not None:
+        stack[0] = first
+    best, inliers = _score_affines(stack, matches)
     for _ in range(2):
         if int(inliers.sum()) < 3:
             return None, inliers
@@ -133,10 +135,18 @@ def _score_affines(stack: Matrix, matches: Matches) -> tuple[Matrix, Mask]:
     delta = stack[:, :2, :] @ left - right
     error = np.hypot(delta[:, 0], delta[:, 1])
     # The error seen from the left picture is at most the forward one divided by the smallest stretch.
-    stretch = np.linalg.svd(stack[:, :2, :2], compute_uv=False)[:, 1]
+    stretch = _least_stretch(stack[:, :2, :2])
     good = error < _TIGHT * np.minimum(1.0, stretch)[:, None]
     index = int(np.argmax(good.sum(axis=1)))
     return stack[index], np.asarray(good[index], np.bool_)
+
+
+def _least_stretch(linear: Matrix) -> Matrix:
+    """(C,) smaller singular value of (C, 2, 2) matrices: the squares of both add up to Σ a², their product is |det|."""
+    total = (linear * linear).sum(axis=(1, 2))
+    product = linear[:, 0, 0] * linear[:, 1, 1] - linear[:, 0, 1] * linear[:, 1, 0]
+    spread = np.sqrt(np.maximum(total * total - 4.0 * product * product, 0.0))
+    return np.asarray(np.sqrt(np.maximum(0.5 * (total - spread), 0.0)), np.float64)
 
 
 def _least_squares_affine(matches: Matches, chosen: Mask) -> Matrix | None:
@@ -146,7 +156,9 @@ def _least_squares_affine(matches: Matches, chosen: Mask) -> Matrix | None:
     if np.linalg.det(gram) < 1e-9:
         return None
     target = np.stack([matches.right[chosen].real, matches.right[chosen].imag], axis=1).astype(np.float64)
-    return np.asarray(np.vstack([np.linalg.solve(gram, design.T @ target).T, [0.0, 0.0, 1.0]]), np.float64)
+    found = np.eye(3)
+    found[:2] = np.linalg.solve(gram, design.T @ target).T
+    return found
 
 
 def _refine_homography(matches: Matches, start: Matrix) -> Matrix | None:
@@ -167,14 +179,15 @@ def _least_squares_homography(matches: Matches, chosen: Mask) -> Matrix | None:
     """Direct linear transform with h33 = 1 and a whisper of damping on the perspective terms."""
     x, y = (v.astype(np.float64) for v in (matches.left[chosen].real, matches.left[chosen].imag))
     u, v = (w.astype(np.float64) for w in (matches.right[chosen].real, matches.right[chosen].imag))
-    zero, one = np.zeros_like(x), np.ones_like(x)
-    rows_u = np.stack([x, y, one, zero, zero, zero, -u * x, -u * y], axis=1)
-    rows_v = np.stack([zero, zero, zero, x, y, one, -v * x, -v * y], axis=1)
-    design = np.concatenate([rows_u, rows_v])
+    design = np.zeros((2 * len(x), 8))
+    upper, lower = design[: len(x)], design[len(x) :]
+    for half, at, image in ((upper, 0, u), (lower, 3, v)):
+        half[:, at], half[:, at + 1], half[:, at + 2] = x, y, 1.0
+        half[:, 6], half[:, 7] = -image * x, -image * y
     gram = design.T @ design
     gram[6, 6] += 1e-3
     gram[7, 7] += 1e-3
-    if np.linalg.cond(gram) > 1e12:
+    if abs(np.linalg.det(gram)) < 1e-12:
         return None
     solved = np.linalg.solve(gram, design.T @ np.concatenate([u, v]))
     return np.asarray(np.append(solved, 1.0).reshape(3, 3), np.float64)

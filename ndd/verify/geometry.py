@@ -40,7 +40,7 @@ _BENDABLE = 8
 """Inliers from which leftovers of the plane transform are looked at …"""
 _SETTLED = 0.85
 """… unless this much of the overlap agrees as it is."""
-_BEND_RADIUS = 0.035
+_BEND_RADIUS = 0.05
 """How far a match may be off the plane transform to count as evidence of a bend."""
 _GRID = 40
 """Points along a side when areas are measured."""

@@ -18,25 +18,25 @@ __all__ = ["DESCRIPTOR_NORM", "Keypoints", "extract"]
 DESCRIPTOR_NORM = 512.0
 """A RootSIFT vector has length 1; it is stored as round(512 × value) in uint8 (no component reaches .5 in practice)."""
 
-_SIDE = 256
-"""Longer side of the picture searched, pixels. OpenCV doubles it first, so the finest blobs are seen as at 512."""
-_COUNT = 320
+_SIDE = 192
+"""Longer side of the picture searched, pixels. OpenCV doubles it first, so the finest blobs are seen as at 384."""
+_COUNT = 256
 """Most keypoints kept, by contrast."""
 _CONTRAST = 0.02
 """Half of Lowe's limit: smooth pictures keep some keypoints; `_COUNT` bounds the textured ones."""
-_THUMB = 96
+_THUMB = 64
 """Longer side of the thumbnail, pixels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Keypoints:
-    """What verification remembers of one picture (about 60 kB).
+    """What verification remembers of one picture (about 40 kB).
 
     points: (N, 2) float32, x and y as shares of width and height, in [0, 1].
     scales: (N,) float32, diameter of the blob as a share of the picture's longer side.
     angles: (N,) float32, dominant orientation in radians, from +x towards +y (clockwise on screen).
     descriptors: (N, 128) uint8, RootSIFT × 512, OpenCV's layout: 4 rows × 4 columns × 8 orientations.
-    thumb: (h, w) uint8 grey, longer side ≤ 96. width, height: of the picture as given, pixels.
+    thumb: (h, w) uint8 grey, longer side ≤ 64. width, height: of the picture as given, pixels.
     """
 
     points: npt.NDArray[np.float32]
@@ -83,7 +83,7 @@ def _mirror_order() -> npt.NDArray[np.intp]:
 
 
 def extract(pixels: npt.NDArray[np.uint8]) -> Keypoints:
-    """Keypoints of an (H, W, 3) RGB or (H, W) grey uint8 picture; a flat one has none. Deterministic, at most 320."""
+    """Keypoints of an (H, W, 3) RGB or (H, W) grey uint8 picture; a flat one has none. Deterministic, at most 256."""
     height, width = pixels.shape[:2]
     small = _fit(pixels, side=_SIDE)
     grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8) if small.ndim == 3 else small

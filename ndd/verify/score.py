@@ -66,11 +66,10 @@ def _hash(e: PairEvidence, g: GeometricEvidence) -> float:
 _VERIFIED: Mapping[str, Callable[[PairEvidence, GeometricEvidence], float]] = {
     "inliers": lambda e, g: math.log1p(g.inliers),
     "inlier_ratio": lambda e, g: math.sqrt(g.inlier_ratio),
-    "correlation": lambda e, g: max(g.correlation, 0.0),
     "agreement": lambda e, g: g.agreement,
-    "explained_most": lambda e, g: max(g.explained_left, g.explained_right),
-    "explained_least": lambda e, g: min(g.explained_left, g.explained_right),
-    "spread": lambda e, g: math.sqrt(max(g.area_left, g.area_right)),
+    "explained": lambda e, g: max(g.explained_left, g.explained_right),
+    # A caption that two pictures share agrees perfectly and explains little: only both together are worth much.
+    "joint": lambda e, g: g.agreement * max(g.explained_left, g.explained_right),
     "cosine": _cosine,
     "hash": _hash,
 }
@@ -81,7 +80,7 @@ UNVERIFIED_FEATURES = ("cosine", "hash")
 
 
 def features(evidence: PairEvidence) -> Floats:
-    """(9,) VERIFIED_FEATURES of a pair with geometry, (2,) UNVERIFIED_FEATURES of one without."""
+    """(7,) VERIFIED_FEATURES of a pair with geometry, (2,) UNVERIFIED_FEATURES of one without."""
     geometry = evidence.geometry
     names = UNVERIFIED_FEATURES if geometry is None else VERIFIED_FEATURES
     return np.array([_VERIFIED[name](evidence, geometry or GeometricEvidence()) for name in names], np.float64)
@@ -91,8 +90,8 @@ DEFAULT_CALIBRATION: Mapping[str, Any] = {
     "version": 1,
     "source": "built-in",
     "features": list(VERIFIED_FEATURES),
-    "weights": [1.0, 1.0, 1.0, 3.0, 3.0, 1.0, 0.5, 1.0, 1.0],
-    "bias": -8.5,
+    "weights": [0.3, 2.5, 5.0, 2.8, 4.5, 1.0, 1.0],
+    "bias": -7.9,
     "prior": 0.5,
     "unverified": {"features": list(UNVERIFIED_FEATURES), "weights": [12.0, 8.0], "bias": -9.0},
 }

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ndd.errors import InputError, UsageError
+from ndd.stages.verify import evidence_values
+from ndd.tables import PairRow, read_pairs, write_pairs
+from ndd.types import Relation
+from ndd.verify.geometry import GeometricEvidence
+from ndd.verify.score import UNVERIFIED_FEATURES, VERIFIED_FEATURES, PairEvidence, Scorer, estimate_prior
+from pipelines.calibrate import add_arguments, evidence_of, fit
+
+
+def drawn(count: int, *, share: float, seed: int) -> tuple[list[PairEvidence], list[bool]]:
+    """Pairs whose agreement and distance overlap between the kinds; everything else is noise."""
+    rng = np.random.default_rng(seed)
+    labels = rng.random(count) < share
+    pairs = []
+    for duplicate in labels:
+        agreement = float(rng.beta(6, 3) if duplicate else rng.beta(2, 6))
+        geometry = GeometricEvidence(
+            inliers=int(rng.integers(4, 60)),
+            agreement=agreement,
+            correlation=float(rng.random()),
+            transform=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
+        )
+        distance = float(np.clip(rng.normal(0.3 if duplicate else 0.7, 0.15), 0.0, 2.0))
+        pairs.append(PairEvidence(distance=distance, hash_bits=int(rng.integers(60, 128)), geometry=geometry))
+    return pairs, [bool(label) for label in labels]
+
+
+def test_fitted_probabilities_are_frequencies() -> None:
+    pairs, labels = drawn(3000, share=0.3, seed=1)
+    fitted = fit(pairs, labels)
+    assert fitted["fit"]["ece"] < 0.03
+    fresh, truth = drawn(4000, share=0.08, seed=2)
+    scorer = Scorer(fitted)
+    prior = estimate_prior(scorer.score(fresh), prior=scorer.prior)
+    assert prior == pytest.approx(0.08, abs=0.02)
+    scores = scorer.with_prior(prior).score(fresh)
+    assert scores.mean() == pytest.approx(np.mean(truth), abs=0.015)
+    certain = scores > 0.8
+    assert np.array(truth)[certain].mean() == pytest.approx(scores[certain].mean(), abs=0.06)
+
+
+def test_features_that_tell_nothing_weigh_little_and_none_weighs_negative() -> None:
+    pairs, labels = drawn(3000, share=0.5, seed=3)
+    fitted = fit(pairs, labels)
+    weights = dict(zip(fitted["features"], fitted["weights"], strict=True))
+    assert min(weights.values()) >= 0.0
+    assert weights["agreement"] > 3.0 and weights["cosine"] > 3.0
+    assert weights["inliers"] < 0.5 and weights["inlier_ratio"] == 0.0
+    assert fitted["features"] == list(VERIFIED_FEATURES)
+    assert fitted["unverified"]["features"] == list(UNVERIFIED_FEATURES)
+
+
+def test_a_misleading_feature_is_left_out_rather_than_turned_round() -> None:
+    pairs, labels = drawn(2000, share=0.5, seed=4)
+    # Labels upside down: nearness now speaks against a duplicate.
+    fitted = fit(pairs, [not label for label in labels])
+    weights = dict(zip(fitted["features"], fitted["weights"], strict=True))
+    assert weights["agreement"] == 0.0 and weights["cosine"] == 0.0
+
+
+def test_the_same_pairs_give_the_same_calibration() -> None:
+    pairs, labels = drawn(400, share=0.4, seed=5)
+    assert fit(pairs, labels) == fit(pairs, labels)
+    assert json.loads(json.dumps(fit(pairs, labels), allow_nan=False)) == fit(pairs, labels)
+
+
+def test_identical_and_flat_pairs_teach_nothing() -> None:
+    pairs, labels = drawn(400, share=0.4, seed=6)
+    extra = [
+        PairEvidence(distance=0.0, hash_bits=0, identical=True),
+        PairEvidence(distance=0.0, hash_bits=0, flat=True),
+    ]
+    assert fit([*pairs, *extra], [*labels, False, True]) == fit(pairs, labels)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_one_kind_alone_cannot_be_fitted(share: float) -> None:
+    pairs, labels = drawn(100, share=share, seed=7)
+    with pytest.raises(InputError, match="at least 20"):
+        fit(pairs, labels)
+
+
+def test_labels_must_match_the_pairs() -> None:
+    pairs, labels = drawn(100, share=0.5, seed=8)
+    with pytest.raises(UsageError, match="100 pairs and 99 labels"):
+        fit(pairs, labels[1:])
+
+
+def test_evidence_survives_the_pairs_table(tmp_path: Path) -> None:
+    pairs, _ = drawn(3, share=0.5, seed=9)
+    pairs.append(PairEvidence(distance=0.25, hash_bits=7, flat=True, upright=False))
+    rows = [
+        PairRow(
+            left=f"{at}-a.jpg",
+            right=f"{at}-b.jpg",
+            score=0.5,
+            duplicate=False,
+            relation=Relation.EDITED,
+            distance=pair.distance,
+            evidence=evidence_values(pair),
+        )
+        for at, pair in enumerate(pairs)
+    ]
+    write_pairs(tmp_path / "pairs.parquet", rows)
+    for row, pair in zip(read_pairs(tmp_path / "pairs.parquet"), pairs, strict=True):
+        again = evidence_of(row)
+        assert again.geometry == pair.geometry
+        assert (again.hash_bits, again.flat, again.upright) == (pair.hash_bits, pair.flat, pair.upright)
+        assert again.distance == pytest.approx(pair.distance, abs=1e-6)
+
+
+def test_the_command_line_knows_where_photographs_come_from() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = parser.parse_args(["photos", "--copies", "2"])
+    assert (args.photos, args.copies, args.model, args.json) == (Path("photos"), 2, None, False)
