@@ -2,7 +2,8 @@
 
 Copies are struck off step by step until one is left; every step compares those still in with the best of them:
 
-1. wholeness: a crop goes where a whole picture shows its part about as well;
+1. wholeness: a crop goes where a whole picture shows its part about as well; but a copy that only adds blank area
+   (a frame, the corners of a turn) goes before the picture inside it;
 2. detail measured in the pixels (a bigger file, or an enlarged picture, holds no more);
 3. pixel count, where the smaller copy is itself soft, so that the larger one may be the source;
 4. lossless over lossy; then deeper colour; then transparency kept;
@@ -19,15 +20,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import cv2
-import numpy as np
-import numpy.typing as npt
-
 from ndd.errors import InputError
+from ndd.sharpness import detail
 
 __all__ = ["Candidate", "choose", "detail"]
-
-_Floats = npt.NDArray[np.float64]
 
 LOSSLESS = frozenset({"PNG", "TIFF", "BMP", "PPM"})
 _SIMILAR = 0.8
@@ -91,7 +87,8 @@ def choose(members: Sequence[Candidate]) -> list[tuple[str, bool, str]]:
     won = ""
     for survivors, merit, fault in _STEPS:
         stay = survivors(left)
-        out = [member for member in left if member not in stay]
+        staying = {member.path for member in stay}
+        out = [member for member in left if member.path not in staying]
         dropped += [(member, fault) for member in out]
         won = won or (merit.format(n=len(members)) if out else "")
         left = stay
@@ -103,83 +100,25 @@ def choose(members: Sequence[Candidate]) -> list[tuple[str, bool, str]]:
     return sorted(rows)
 
 
-def detail(pixels: npt.NDArray[np.uint8]) -> float:
-    """Effective resolution of (H, W, 3) uint8 RGB, in pixels: at most H × W, however the picture was enlarged.
-
-    The spectrum of a photograph falls as a power of frequency; past the resolution it was taken, or once saved, at it
-    falls off a cliff (Field, "Relations between the statistics of natural images and the response properties of
-    cortical cells", JOSA A 1987, for the power law). The cliff is where the power, times frequency squared, is less
-    than a quarter of that an octave below. The noise of the quietest parts (Immerkær, "Fast noise variance estimation",
-    CVIU 1996) is taken off first, as are rows and columns that repeat their neighbour (borders, crude enlargement).
-    Good for comparing copies of one picture, not different pictures. Pictures under 64 pixels count as sharp.
-    """
-    grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
-    grey = grey[np.r_[True, (grey[1:] != grey[:-1]).any(axis=1)]]
-    grey = grey[:, np.r_[True, (grey[:, 1:] != grey[:, :-1]).any(axis=0)]]
-    if min(grey.shape) < 64:
-        return float(grey.size)
-    height, width = (_quick_length(side) for side in grey.shape)
-    plane = grey[:height, :width].astype(np.float32)
-    power, centres = _spectrum(plane)
-    floor = _noise_variance(plane) / plane.size
-    return min(_cliff(np.maximum(power - floor, 0.0), centres) / plane.size, 1.0) * grey.size
-
-
-def _cliff(power: _Floats, centres: _Floats) -> float:
-    """Effective pixels: (2 × the frequency of the cliff)², infinite where there is none."""
-    whitened = power * centres**2
-    for band in range(_FIRST_BAND, len(whitened)):
-        reference = max(0.25 * whitened[band - 8 : band - 3].mean(), 1e-12)
-        if whitened[band] < reference:
-            above, below = np.log(np.maximum(whitened[band - 1 : band + 1], 1e-12) / reference)
-            part = float(np.clip(above / (above - below), 0.0, 1.0)) if above > below else 1.0
-            return float(2 * centres[band - 1] * (centres[band] / centres[band - 1]) ** part) ** 2
-    return float("inf")
-
-
-_BANDS = 6
-"""Frequency bands in an octave; the first one starts at 8 cycles per picture side."""
-_FIRST_BAND = 12
-"""The cliff is looked for from 32 cycles per side: below, a picture's contents make cliffs of their own."""
-
-
-def _quick_length(side: int) -> int:
-    """The longest even length up to `side` that has only the factors 2, 3 and 5: others make the transform slow."""
-    length = side - side % 2
-    while cv2.getOptimalDFTSize(length // 2) * 2 != length:
-        length -= 2
-    return length
-
-
-def _spectrum(plane: npt.NDArray[np.float32]) -> tuple[_Floats, _Floats]:
-    """Mean power in each band and the bands' centres (cycles per geometric mean side), up to half a cycle per pixel."""
-    height, width = plane.shape
-    side = float(np.sqrt(plane.size))
-    count = int(np.floor(_BANDS * np.log2(0.5 * side / 8)))
-    edges = 8 * 2 ** (np.arange(count + 1) / _BANDS)
-    coefficients = cv2.dct(plane - plane.mean())
-    below, number = np.zeros(count + 1), np.zeros(count + 1)  # power and coefficients under each edge
-    for row in range(height):  # row by row: the whole plane in double precision would be large
-        reach = np.sqrt(np.maximum((edges / side) ** 2 - (row / (2 * height)) ** 2, 0.0))
-        ends = np.minimum(np.ceil(reach * 2 * width).astype(np.int64), width)
-        running = np.cumsum(np.square(coefficients[row], dtype=np.float64))
-        below += np.where(ends > 0, running[ends - 1], 0.0)
-        number += ends
-    return np.diff(below) / plane.size / np.diff(number).clip(1), edges[:-1] * 2 ** (0.5 / _BANDS)
-
-
-def _noise_variance(plane: npt.NDArray[np.float32]) -> float:
-    """Variance of white noise, from the quietest tenth of 16 × 16 blocks."""
-    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
-    response = np.square(cv2.filter2D(plane, -1, kernel)[1:-1, 1:-1])
-    rows, columns = (side // 16 for side in response.shape)
-    blocks = response[: rows * 16, : columns * 16].reshape(rows, 16, columns, 16).mean(axis=(1, 3))
-    return float(np.percentile(blocks, 10))
-
-
 def _whole(left: Sequence[Candidate]) -> list[Candidate]:
-    whole = max((member.real for member in left if member.share == 1.0), default=0.0)
-    return [m for m in left if m.share == 1.0 or whole * m.share < 0.5 * m.real]
+    whole = {(m.pixels, m.real): m for m in left if m.share == 1.0}.values()  # groups of thousands are mostly alike
+    return [
+        m
+        for m in left
+        if m.share == 1.0 or not any(w.real * m.share >= 0.4 * m.real and not _only_blank(w, m) for w in whole)
+    ]
+
+
+def _nothing_added(left: Sequence[Candidate]) -> list[Candidate]:
+    inside = {(m.pixels, m.real, m.share): m for m in left if m.share < 1.0}.values()
+    return [m for m in left if m.share < 1.0 or not any(_only_blank(m, part) for part in inside)]
+
+
+def _only_blank(whole: Candidate, part: Candidate) -> bool:
+    """True if what `whole` shows beyond `part` holds no detail although both are of one scale."""
+    measured = whole.detail is not None and part.detail is not None
+    one_scale = part.pixels <= 1.3 * part.share * whole.pixels
+    return measured and one_scale and whole.real < part.real / part.share**0.5
 
 
 def _detailed(left: Sequence[Candidate]) -> list[Candidate]:
@@ -239,6 +178,7 @@ def _less_detail(member: Candidate, kept: Candidate) -> str:
 
 _STEPS: tuple[_Step, ...] = (
     (_whole, "the whole picture", lambda member, kept: "cut off"),
+    (_nothing_added, "nothing added", lambda member, kept: "blank area added"),
     (_detailed, "sharpest of {n}", _less_detail),
     (_larger, "largest of {n}", lambda member, kept: "fewer pixels"),
     (_best(lambda m: m.format in LOSSLESS), "lossless", lambda member, kept: f"lossy {member.format}"),

@@ -81,7 +81,7 @@ def test_a_good_jpeg_a_turn_and_a_border_change_little(name: str) -> None:
     assert detail(jpeg(original, 90)) == pytest.approx(measured, rel=0.1)
     assert detail(np.ascontiguousarray(np.rot90(original))) == pytest.approx(measured, rel=0.02)
     bordered = np.pad(original, ((200, 200), (200, 200), (0, 0)))
-    assert detail(np.asarray(bordered, np.uint8)) == pytest.approx(measured, rel=0.1)
+    assert detail(np.asarray(bordered, np.uint8)) == pytest.approx(measured, rel=0.15)
 
 
 def test_noise_is_not_taken_for_resolution() -> None:
@@ -119,6 +119,30 @@ def test_the_original_beats_its_enlarged_reduced_and_blurred_copies(name: str) -
     assert kept(*members) == "z/original.jpg"
 
 
+@pytest.mark.parametrize("name", PHOTOS)
+def test_a_frame_or_the_corners_of_a_turn_do_not_make_a_fuller_picture(name: str) -> None:
+    original = photo(name)
+    area = original.shape[0] * original.shape[1]
+    framed = np.asarray(np.pad(original, ((80, 80), (80, 80), (0, 0)), constant_values=255), np.uint8)
+    turned = np.asarray(Image.fromarray(original).rotate(12, expand=True, resample=Image.Resampling.BICUBIC), np.uint8)
+    for altered in (jpeg(framed, 92), jpeg(turned, 92)):
+        share = area / (altered.shape[0] * altered.shape[1])
+        inner = _as_candidate("z/longer name/original.jpg", original, is_part_of=share)
+        rows = choose([inner, _as_candidate("a.jpg", altered)])
+        assert rows[0][1:] == (False, f"same picture, {altered.shape[1]}×{altered.shape[0]}, blank area added")
+        assert rows[1][1]
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+@pytest.mark.parametrize("side", [0.6, 0.75])
+def test_a_crop_is_not_taken_for_the_inside_of_a_frame(name: str, side: float) -> None:
+    original = photo(name)
+    height, width = (round(length * side) for length in original.shape[:2])
+    crop = np.ascontiguousarray(original[-height:, -width:])
+    inner = _as_candidate("a.jpg", crop, is_part_of=side * side)
+    assert kept(inner, _as_candidate("whole picture.jpg", original)) == "whole picture.jpg"
+
+
 # ---- the choice, step by step
 
 
@@ -152,7 +176,9 @@ def test_a_crop_in_full_resolution_beats_a_thumbnail_of_the_whole() -> None:
     thumbnail = copy("thumb.jpg", width=320, height=240, detail=7e4)
     crop = copy("crop.jpg", width=3000, height=3000, detail=8e6, is_part_of=0.75)
     assert kept(thumbnail, crop) == "crop.jpg"
-    assert kept(copy("whole.jpg", detail=9e6), crop) == "whole.jpg"
+    assert kept(copy("whole.jpg", detail=1.05e7), crop) == "whole.jpg"
+    reduced = copy("reduced.jpg", width=3000, height=2250, detail=6.7e6)  # the whole at three quarters of the scale
+    assert kept(reduced, copy("a.jpg", width=2600, height=1950, detail=5e6, is_part_of=0.42)) == "reduced.jpg"
     assert kept(copy("a.jpg", is_part_of=0.97), copy("b.jpg", exif_fields=3)) == "b.jpg"
 
 
@@ -192,6 +218,12 @@ def test_identical_copies_are_decided_by_the_shorter_then_first_path() -> None:
         ("IMG_1.jpg", True),
         ("IMG_2.jpg", False),
     ]
+
+
+def test_a_group_of_ten_thousand_is_decided_at_once() -> None:
+    members = [copy(f"{i:05d}.jpg", detail=9e6 - i % 3, is_part_of=0.5 if i % 2 else None) for i in range(10_000)]
+    rows = choose(members)
+    assert [path for path, keep, _ in rows if keep] == ["00000.jpg"]
 
 
 def test_one_picture_is_kept_and_wrong_groups_are_refused() -> None:
