@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ndd.errors import ConfigError, ModelError, UsageError
+from ndd.errors import ModelError, UsageError
 from ndd.files import atomic_path, make_directory
 from ndd.model import checkpoint
 from ndd.training.config import TrainConfig
@@ -86,8 +86,9 @@ def load_state(state: TrainState, path: Path) -> None:
     try:
         saved = torch.load(path, map_location=device, weights_only=True)
         before = TrainConfig.from_dict(saved["config"])
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, ConfigError) as error:
-        raise ModelError(f"{path}: not a training state of this version ({error}); remove it to start anew") from error
+    except Exception as error:  # torch raises half a dozen kinds for a file that it did not write
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ModelError(f"{path}: not a training state of this version ({reason}); remove it to start anew") from error
     if before != state.config:
         raise ModelError(f"{path} belongs to a run with other settings; choose another run directory or remove it")
     state.load_state_dict(saved)
