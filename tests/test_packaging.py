@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -134,3 +138,28 @@ def test_the_installed_command_finds_a_copy(installed: Path, tmp_path: Path) -> 
     report = json.loads(done.stdout)
     assert (report["images"], report["failed"], report["groups"]) == (3, 0, 1)
     assert (tmp_path / "result" / "report.html").stat().st_size > 1000
+
+
+def _locked() -> dict[str, tuple[str, int]]:
+    """Name → (version, number of hashes) of every package in requirements.lock."""
+    blocks = re.split(r"\n(?=[A-Za-z0-9])", (ROOT / "requirements.lock").read_text())
+    heads = {block: re.match(r"([A-Za-z0-9._-]+)==([^\s;]+)", block) for block in blocks}
+    return {m[1].lower(): (m[2], block.count("--hash=sha256:")) for block, m in heads.items() if m}
+
+
+def test_the_lock_holds_hashes_and_names_no_host() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    assert "://" not in text
+    assert re.search(r"^\s*(-i|--index-url|--extra-index-url|-f|--find-links|--trusted-host)\b", text, re.M) is None
+    assert [name for name, (_, hashes) in _locked().items() if hashes == 0] == []
+
+
+def test_the_lock_holds_what_pyproject_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    asked = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
+    asked += [line for extra in project["project"]["optional-dependencies"].values() for line in extra]
+    asked += [line for group in project["dependency-groups"].values() for line in group]
+    locked = _locked()
+    for requirement in (Requirement(line) for line in asked if not line.startswith("ndd[")):
+        version, _ = locked[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version, prereleases=True), f"{requirement} against {version}"

@@ -79,7 +79,7 @@ def test_a_submitted_search_finds_what_the_command_line_finds(head: Head, album:
     assert head.status("find") == "SUCCEEDED", printed
     assert str(tmp_path / "job") in head.logs("find")
     here = [sys.executable, "-m", "ndd.cli", "find", str(album), "--out", str(tmp_path / "here")]
-    subprocess.run(here, cwd=ROOT, check=True, capture_output=True, timeout=240)
+    subprocess.run(here, cwd=ROOT, check=True, capture_output=True, timeout=500)
     rows = read_groups(tmp_path / "job" / "groups.parquet")
     assert rows == read_groups(tmp_path / "here" / "groups.parquet")
     assert sorted(row.path for row in rows) == ["china.jpg", "smaller.png"]
