@@ -16,7 +16,6 @@ LIBRARIES = (
     "faiss-cpu",
     "numpy",
     "opencv-python-headless",
-    "pdqhash",
     "pillow",
     "pillow-heif",
     "torch",
