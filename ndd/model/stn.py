@@ -11,6 +11,8 @@ Direction: θ maps coordinates of the OUTPUT (canonical) frame to coordinates of
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -153,7 +155,7 @@ class LocalizationNet(nn.Module):
         self.size = size
         channels = [3, width, 2 * width, 4 * width, 4 * width]
         layers: list[nn.Module] = []
-        for inside, outside in zip(channels, channels[1:], strict=False):
+        for inside, outside in pairwise(channels):
             layers += [
                 nn.Conv2d(inside, outside, 3, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(outside),
