@@ -6,7 +6,7 @@
     match = detector.compare("a.jpg", "b.png")  # match.score, match.duplicate, match.relation, match.evidence
     detector.add(["a.jpg", "c.jpg"])
     detector.query("b.png", k=1)                # [("a.jpg", Match(…))]
-    detector.find(["~/Pictures"], out="found")  # tables and a report
+    detector.find(["photos/"], out="found")      # tables and a report
 
 A picture is a path, the bytes of a file, or an (H, W, 3) uint8 RGB array.
 """

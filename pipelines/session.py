@@ -27,6 +27,8 @@ _SETTINGS = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     # The C++ core warns of things that are no concern of whoever searches pictures.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # Ray gives its workers the lowest priority but four: beside anything else that computes, a search would stand still.
+    "RAY_worker_niceness": "0",
 }
 
 
@@ -147,5 +149,5 @@ def _quiet() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # Work begins when every worker is ready: else the first one up takes it all. Not in time: an error, not silence.
-    context.wait_for_min_actors_s = 180
+    context.wait_for_min_actors_s = 300
     logging.getLogger("ray.data").setLevel(logging.ERROR)
