@@ -72,6 +72,8 @@ def test_in_any_file_order(search: Search, album: Path, expected: tuple[bytes, b
 ON_RAY = """
 import sys
 from ndd.find import FindRequest, find
+from pipelines.session import ray_session
+from pipelines.stages import RayRunner
 
 album, model, out = sys.argv[1:]
 with ray_session(workers=2):
