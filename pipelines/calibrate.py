@@ -15,29 +15,37 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from ndd.config import FindConfig
 from ndd.errors import InputError, UsageError
 from ndd.files import atomic_path
 from ndd.find import FindRequest, find
+from ndd.images import decode
 from ndd.local import LocalRunner
 from ndd.model.directory import CALIBRATION, describe, resolve
 from ndd.tables import PairRow, read_pairs
 from ndd.types import Relation
 from ndd.verify.geometry import GeometricEvidence
-from ndd.verify.score import UNVERIFIED_FEATURES, VERIFIED_FEATURES, PairEvidence, Scorer, features
-from pipelines.album import Album, Photo, build_album, read_photos, read_tar
+from ndd.verify.score import DEFAULT_CALIBRATION, PairEvidence, Scorer, features
+from pipelines.album import Album, AlbumImage, Photo, build_album, read_photos, read_tar
+from pipelines.overlays import caption, meme, screenshot, sticker, watermark
 
-__all__ = ["add_arguments", "calibrate", "evidence_of", "fit", "run"]
+__all__ = ["add_arguments", "add_lookalikes", "calibrate", "evidence_of", "fit", "run"]
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
 
 _LEAST = 20
 """Pairs of either kind below which a fit would be a guess."""
-_RIDGE = 1e-2
+_PULL = 5.0
+"""Pull towards the built-in weights, in pairs: an album that tells two features apart badly leaves them as they were."""
+_CARD = (320, 240)
+_SHARING = 4
+"""Different photographs that share one caption, frame or watermark."""
 _FOLDS = 5
 
 
@@ -64,13 +72,13 @@ def fit(
         if number < _LEAST:
             raise InputError(f"fit: {number} {name} pairs, at least {_LEAST} are needed; give more photographs")
     bare = np.array([features(dataclasses.replace(e, geometry=None)) for e in pairs])
-    unverified = _section(UNVERIFIED_FEATURES, bare, truth)
+    unverified = _section(DEFAULT_CALIBRATION["unverified"], bare, truth)
     if min(int((truth & seen).sum()), int((~truth & seen).sum())) < _LEAST:
         raise InputError(
             f"fit: too few verified pairs of either kind, at least {_LEAST} are needed; give more photographs"
         )
     full = np.array([features(pairs[at]) for at in np.flatnonzero(seen)])
-    verified = _section(VERIFIED_FEATURES, full, truth[seen])
+    verified = _section(DEFAULT_CALIBRATION, full, truth[seen])
     crossed = _cross_fitted(full, truth[seen], fold[seen])
     return {
         "version": 1,
@@ -88,22 +96,25 @@ def fit(
     }
 
 
-def _section(names: Sequence[str], values: Floats, truth: Labels) -> dict[str, Any]:
-    weights, bias = _logistic(values, truth)
+def _section(start: Mapping[str, Any], values: Floats, truth: Labels) -> dict[str, Any]:
+    weights, bias = _logistic(values, truth, start=np.asarray(start["weights"], np.float64))
     return {
-        "features": list(names),
+        "features": list(start["features"]),
         "weights": [round(float(w), 4) for w in weights],
         "bias": round(float(bias), 4),
     }
 
 
-def _logistic(values: Floats, truth: Labels) -> tuple[Floats, float]:
-    """Ridge logistic regression, both classes weighing the same. Weights below 0 are taken out, the worst first."""
+def _logistic(values: Floats, truth: Labels, *, start: Floats) -> tuple[Floats, float]:
+    """Logistic regression pulled towards `start`, both classes weighing the same.
+
+    Weights below 0 are taken out, the worst first.
+    """
     scale = np.maximum(values.std(axis=0), 1e-6)
     kept = list(range(values.shape[1]))
     while True:
         design = np.hstack([values[:, kept] / scale[kept], np.ones((len(values), 1))])
-        found = _newton(design, truth)
+        found = _newton(design, truth, towards=np.append(start[kept] * scale[kept], 0.0))
         worst = int(np.argmin(found[:-1])) if kept else 0
         if not kept or found[worst] >= 0.0:
             weights = np.zeros(values.shape[1])
@@ -112,20 +123,21 @@ def _logistic(values: Floats, truth: Labels) -> tuple[Floats, float]:
         del kept[worst]
 
 
-def _newton(design: Floats, truth: Labels) -> Floats:
-    """Minimiser of the balanced log loss with a ridge on all but the last column, by damped Newton steps."""
+def _newton(design: Floats, truth: Labels, *, towards: Floats) -> Floats:
+    """Minimiser of the balanced log loss and the pull on all but the last column, by damped Newton steps."""
     share = np.where(truth, 0.5 / truth.sum(), 0.5 / (~truth).sum())
-    ridge = np.append(np.full(design.shape[1] - 1, _RIDGE / len(design) ** 0.5), 1e-12)
+    pull = np.append(np.full(design.shape[1] - 1, _PULL / len(design)), 1e-12)
     sign = np.where(truth, 1.0, -1.0)
 
     def loss(at: Floats) -> float:
-        return float((share * np.logaddexp(0.0, -sign * (design @ at))).sum() + 0.5 * (ridge * at * at).sum())
+        far = at - towards
+        return float((share * np.logaddexp(0.0, -sign * (design @ at))).sum() + 0.5 * (pull * far * far).sum())
 
-    at = np.zeros(design.shape[1])
-    for _ in range(100):
+    at = towards.copy()
+    for _ in range(200):
         p = _sigmoid(design @ at)
-        slope = design.T @ (share * (p - truth)) + ridge * at
-        curve = (design * (share * p * (1.0 - p))[:, None]).T @ design + np.diag(ridge)
+        slope = design.T @ (share * (p - truth)) + pull * (at - towards)
+        curve = (design * (share * p * (1.0 - p))[:, None]).T @ design + np.diag(pull)
         step = np.linalg.solve(curve, slope)
         size = 1.0
         while size > 1e-6 and loss(at - size * step) > loss(at):
@@ -141,12 +153,13 @@ def _cross_fitted(values: Floats, truth: Labels, fold: npt.NDArray[np.int64]) ->
     scores = np.full(len(truth), 0.5)
     which = np.unique(fold, return_inverse=True)[1] % _FOLDS
     share = float(truth.mean())
+    start = np.asarray(DEFAULT_CALIBRATION["weights"], np.float64)
     shift = np.log(share / (1.0 - share))
     for number in range(_FOLDS):
         rest = which != number
         if rest.all() or not truth[rest].any() or truth[rest].all():
             continue
-        weights, bias = _logistic(values[rest], truth[rest])
+        weights, bias = _logistic(values[rest], truth[rest], start=start)
         scores[~rest] = _sigmoid(values[~rest] @ weights + bias + shift)
     return scores
 
@@ -207,6 +220,27 @@ def calibrate(album: Album, model: Path, *, work: Path, write: bool = True) -> d
     return fitted
 
 
+def add_lookalikes(album: Album, photos: Sequence[Photo], *, seed: int) -> Album:
+    """The album with different photographs that share a caption, frame, sticker or watermark, four at a time.
+
+    Whoever has seen only honest strangers believes that anything in common makes a copy.
+    """
+    kinds = (caption, meme, screenshot, watermark, sticker)
+    added = []
+    for start in range(0, len(photos) - _SHARING + 1, _SHARING):
+        number = start // _SHARING
+        for photo in photos[start : start + _SHARING]:
+            pixels = decode(photo.content).pixels
+            # One size and one seed: the same text in the same place.
+            same = np.asarray(cv2.resize(pixels, _CARD, interpolation=cv2.INTER_AREA), np.uint8)
+            severity = (0.4, 0.7, 1.0)[number // len(kinds) % 3]
+            edited = kinds[number % len(kinds)](same, severity, np.random.default_rng([seed, number]))
+            name = f"images/{photo.name}-shares-{number}.jpg"
+            Image.fromarray(edited).save(album.root / name, "JPEG", quality=85)
+            added.append(AlbumImage(name, photo.name, "lookalike"))
+    return album.extended(added)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m pipelines calibrate`."""
     parser.add_argument("photos", type=Path, help="folder or tar of photographs, none a copy of another")
@@ -224,14 +258,10 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="ndd-calibrate-") as scratch:
         photos = _photos(args.photos, args.limit)
         taken = {photo.name for photo in photos}
-        singles = _photos(args.singles, args.limit) if args.singles else []
-        album = build_album(
-            photos,
-            Path(scratch) / "album",
-            copies=args.copies,
-            seed=args.seed,
-            singles=[photo for photo in singles if photo.name not in taken],
-        )
+        more = _photos(args.singles, args.limit) if args.singles else []
+        singles = [photo for photo in more if photo.name not in taken]
+        album = build_album(photos, Path(scratch) / "album", copies=args.copies, seed=args.seed, singles=singles)
+        album = add_lookalikes(album, singles or photos, seed=args.seed)
         fitted = calibrate(album, model, work=Path(scratch) / "search")
     if args.json:
         sys.stdout.write(json.dumps(fitted, indent=2, sort_keys=True) + "\n")

@@ -22,6 +22,7 @@ __all__ = ["Appearance", "compare"]
 Matrix = npt.NDArray[np.float64]
 Complex = npt.NDArray[np.complex64]
 Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 
 _WINDOW = 7
 """Side of a window, thumbnail pixels."""
@@ -40,20 +41,31 @@ class Appearance:
     """How alike the aligned pictures are; every field is 0 where nothing can be compared, `difference` then 1.
 
     correlation: mean local correlation over the overlap, weighted by contrast, in [−1, 1].
-    agreement: share of the overlap's contrast that agrees. explained_left, explained_right: share of each WHOLE
-    picture's contrast that agrees, so that a shared caption explains little. All four are lowered where the overlap holds
-    few windows. difference: mean absolute difference of grey, 0…1.
+    agreement: share of the overlap's contrast that agrees. core: the same inside the hull of the matched keypoints, which
+    leaves out borders and bars around a copy, but not what a shared frame encloses (without keypoints: all).
+    explained_left, explained_right: share of each WHOLE picture's contrast that agrees, so that a shared caption explains
+    little. All five are lowered where there are few windows. difference: mean absolute difference of grey, 0…1.
     """
 
     correlation: float = 0.0
     agreement: float = 0.0
+    core: float = 0.0
     explained_left: float = 0.0
     explained_right: float = 0.0
     difference: float = 1.0
 
 
-def compare(a: Keypoints, b: Keypoints, transform: Matrix, *, bend: Deformation | None = None) -> Appearance:
+def compare(
+    a: Keypoints,
+    b: Keypoints,
+    transform: Matrix,
+    *,
+    matched: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]],
+    bend: Deformation | None = None,
+) -> Appearance:
     """Compare the thumbnails. transform: 3 × 3, a → b in units of the longer sides; bend: to be added in b.
+
+    matched: which keypoints of a and of b agree.
 
     The finer picture is brought to the coarser one's grid, so neither is blown up.
     """
@@ -63,14 +75,19 @@ def compare(a: Keypoints, b: Keypoints, transform: Matrix, *, bend: Deformation 
     zoom = _zoom(a, b, transform)
     if zoom <= 1.0:
         straight = grid_b if bend is None else grid_b - _field(bend, grid_b, b)
-        return _compare(a, b, transfer(inverse, straight), covered=_inside(there, b), zoom=zoom)
+        hull = _hull(b, matched[1])
+        return _compare(a, b, transfer(inverse, straight), covered=_inside(there, b), zoom=zoom, hull=hull)
     bent = there if bend is None else there + _field(bend, there, a)
-    seen = _compare(b, a, bent, covered=_inside(transfer(inverse, grid_b), a), zoom=1.0 / zoom)
+    back = _inside(transfer(inverse, grid_b), a)
+    seen = _compare(b, a, bent, covered=back, zoom=1.0 / zoom, hull=_hull(a, matched[0]))
     return dataclasses.replace(seen, explained_left=seen.explained_right, explained_right=seen.explained_left)
 
 
-def _compare(fine: Keypoints, coarse: Keypoints, sample: Complex, *, covered: Floats, zoom: float) -> Appearance:
-    """`fine` is read at `sample` (a place for each pixel of `coarse`); covered: pixels of `fine` that lie in `coarse`."""
+def _compare(
+    fine: Keypoints, coarse: Keypoints, sample: Complex, *, covered: Floats, zoom: float, hull: Mask
+) -> Appearance:
+    """`fine` is read at `sample` (a place for each pixel of `coarse`); covered: pixels of `fine` that lie in `coarse`;
+    hull: pixels of `coarse` between matched keypoints."""
     source, target = fine.thumb.astype(np.float32), coarse.thumb.astype(np.float32)
     # Shrinking without a low-pass would alias; the sigma brings a pixel's blur to that of a coarser one.
     smooth = cv2.GaussianBlur(source, (0, 0), 0.5 * (zoom**-2 - 1.0) ** 0.5) if zoom < 0.8 else source
@@ -93,14 +110,15 @@ def _compare(fine: Keypoints, coarse: Keypoints, sample: Complex, *, covered: Fl
     if total <= 0.0:
         return Appearance()
     agrees = local > _AGREES
-    windows = float((weight > 0).sum()) / _WINDOW**2
-    trust = min(1.0, windows / _ENOUGH)
+    trust = _trust(weight)
+    core = np.where(hull, weight, np.float32(0.0))
     seen_fine = _sum(weight_fine[usable])
     part = _sum(contrast * covered.reshape(source.shape)) / max(_sum(contrast), 1e-6)
     weight_coarse = _contrast(target)
     return Appearance(
         correlation=trust * _sum(weight * local) / total,
         agreement=trust * _sum(weight[agrees]) / total,
+        core=_trust(core) * _sum(core[agrees]) / max(_sum(core), 1e-6),
         explained_left=trust * part * _sum(weight_fine[usable & agrees]) / max(seen_fine, 1e-6),
         explained_right=trust * _sum(weight_coarse[usable & agrees]) / max(_sum(weight_coarse), 1e-6),
         difference=float(np.abs(moved - target)[usable].mean(dtype=np.float64)) / 255.0,
@@ -109,6 +127,22 @@ def _compare(fine: Keypoints, coarse: Keypoints, sample: Complex, *, covered: Fl
 
 def _mean(x: Floats) -> Floats:
     return np.asarray(cv2.boxFilter(x, -1, (_WINDOW, _WINDOW), borderType=cv2.BORDER_CONSTANT), np.float32)
+
+
+def _trust(weight: Floats) -> float:
+    """In how far a comparison of so many windows counts."""
+    return min(1.0, float((weight > 0).sum()) / _WINDOW**2 / _ENOUGH)
+
+
+def _hull(keys: Keypoints, chosen: npt.NDArray[np.intp]) -> Mask:
+    """(h, w) pixels of the thumbnail inside the hull of the chosen keypoints, half a window wider; all if there are none."""
+    height, width = keys.thumb.shape
+    corners = np.rint(keys.points[chosen] * np.array([width, height], np.float32) - np.float32(0.5)).astype(np.int32)
+    mask = np.zeros((height, width), np.uint8)
+    if not len(corners):
+        return np.ones((height, width), np.bool_)
+    cv2.fillConvexPoly(mask, cv2.convexHull(corners), 1)
+    return np.asarray(cv2.dilate(mask, np.ones((_WINDOW, _WINDOW), np.uint8)) > 0, np.bool_)
 
 
 def _sum(x: Floats) -> float:

@@ -19,6 +19,7 @@ from ndd.verify.appearance import Appearance, compare
 from ndd.verify.deformation import Deformation
 from ndd.verify.fitting import Matches, fit, transfer
 from ndd.verify.keypoints import DESCRIPTOR_NORM, Keypoints
+from ndd.verify.whole import guess_turn
 
 __all__ = ["GeometricEvidence", "verify"]
 
@@ -44,6 +45,8 @@ _BEND_RADIUS = 0.05
 """How far a match may be off the plane transform to count as evidence of a bend."""
 _GRID = 40
 """Points along a side when areas are measured."""
+_WHOLE = 0.5
+"""Least agreement of whole pictures in which no keypoints match."""
 _LEAST = 4
 """Fewer inliers than this are chance."""
 
@@ -56,7 +59,7 @@ class GeometricEvidence:
     inlier_ratio: inliers among the keypoints inside the overlap (of the picture that has fewer there).
     overlap_left, overlap_right: share of each picture's area that the other one covers.
     area_left, area_right: share of each picture's area inside the hull of the inliers.
-    correlation, agreement, explained_left, explained_right, difference: see `appearance.Appearance`.
+    correlation, agreement, core, explained_left, explained_right, difference: see `appearance.Appearance`.
     mirrored: True if one picture had to be flipped. deformed: a smooth bend on top of the transform was needed.
     transform: 3 × 3 rows, [0, 1]² of left → [0, 1]² of right (the flip
     included), or None if no plausible transform was found; then all shares are 0.
@@ -71,6 +74,7 @@ class GeometricEvidence:
     area_right: float = 0.0
     correlation: float = 0.0
     agreement: float = 0.0
+    core: float = 0.0
     explained_left: float = 0.0
     explained_right: float = 0.0
     difference: float = 1.0
@@ -94,14 +98,29 @@ def verify(a: Keypoints, b: Keypoints, *, seed: int) -> GeometricEvidence:
     if _rank(a) > _rank(b):
         return _seen_from_right(verify(b, a, seed=seed))
     if len(a) < _LEAST or len(b) < _LEAST:
-        return GeometricEvidence()
+        return _whole(a, b, matches=0)
     plain = _attempt(a, b, seed=seed)
     if plain.inliers >= _DECISIVE and plain.agreement > 0.5:
         return plain
     flipped = _attempt(a, b.mirrored(), seed=seed)
     if _strength(flipped) > _strength(plain):
         return _unflip(flipped)
-    return plain
+    return plain if plain.transform is not None else _whole(a, b, matches=plain.matches)
+
+
+def _whole(a: Keypoints, b: Keypoints, *, matches: int) -> GeometricEvidence:
+    """Evidence without keypoints, where one picture as a whole looks like the other; else none."""
+    guess = guess_turn(a, b)
+    if guess is None:
+        return GeometricEvidence(matches=matches)
+    turn, mirrored = guess
+    none = np.zeros(0, np.intp)
+    found = np.diag([b.frame[0], b.frame[1], 1.0]) @ turn @ np.diag([1.0 / a.frame[0], 1.0 / a.frame[1], 1.0])
+    seen = compare(a, b, found, matched=(none, none))
+    if seen.agreement < _WHOLE:
+        return GeometricEvidence(matches=matches)
+    evidence = _evidence(a, b, found, none, none, seen, matches=matches, deformed=False)
+    return dataclasses.replace(evidence, mirrored=mirrored)
 
 
 def _rank(keys: Keypoints) -> tuple[int, int, int, bytes, bytes]:
@@ -128,15 +147,15 @@ def _attempt(a: Keypoints, b: Keypoints, *, seed: int) -> GeometricEvidence:
     rows, columns = guide.matches(None, radius=_GUIDED_RADIUS)
     if len(rows) < _LEAST:
         return GeometricEvidence(matches=len(matches))
-    seen = compare(a, b, found)
+    seen = compare(a, b, found, matched=(rows, columns))
     deformed = False
     if len(rows) >= _BENDABLE and seen.agreement < _SETTLED:
         wide = guide.matches(None, radius=_BEND_RADIUS)
         bend = Deformation.fit(guide.moved[wide[0]], right[wide[1]] - guide.moved[wide[0]])
-        bent = compare(a, b, found, bend=bend)
-        if bent.agreement > seen.agreement:
-            deformed, seen = True, bent
-            rows, columns = guide.matches(bend, radius=_GUIDED_RADIUS)
+        again = guide.matches(bend, radius=_GUIDED_RADIUS)
+        bent = compare(a, b, found, matched=again, bend=bend)
+        if len(again[0]) >= _LEAST and bent.agreement > seen.agreement:
+            deformed, seen, (rows, columns) = True, bent, again
     return _evidence(a, b, found, rows, columns, seen, matches=len(matches), deformed=deformed)
 
 
@@ -237,6 +256,7 @@ def _evidence(
         area_right=round(_hull(b.points[columns]), 4),
         correlation=round(seen.correlation, 4),
         agreement=round(seen.agreement, 4),
+        core=round(seen.core, 4),
         explained_left=round(seen.explained_left, 4),
         explained_right=round(seen.explained_right, 4),
         difference=round(seen.difference, 4),

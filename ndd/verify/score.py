@@ -67,6 +67,7 @@ _VERIFIED: Mapping[str, Callable[[PairEvidence, GeometricEvidence], float]] = {
     "inliers": lambda e, g: math.log1p(g.inliers),
     "inlier_ratio": lambda e, g: math.sqrt(g.inlier_ratio),
     "agreement": lambda e, g: g.agreement,
+    "core": lambda e, g: g.core,
     "explained": lambda e, g: max(g.explained_left, g.explained_right),
     # A caption that two pictures share agrees perfectly and explains little: only both together are worth much.
     "joint": lambda e, g: g.agreement * max(g.explained_left, g.explained_right),
@@ -80,7 +81,7 @@ UNVERIFIED_FEATURES = ("cosine", "hash")
 
 
 def features(evidence: PairEvidence) -> Floats:
-    """(7,) VERIFIED_FEATURES of a pair with geometry, (2,) UNVERIFIED_FEATURES of one without."""
+    """(8,) VERIFIED_FEATURES of a pair with geometry, (2,) UNVERIFIED_FEATURES of one without."""
     geometry = evidence.geometry
     names = UNVERIFIED_FEATURES if geometry is None else VERIFIED_FEATURES
     return np.array([_VERIFIED[name](evidence, geometry or GeometricEvidence()) for name in names], np.float64)
@@ -90,8 +91,8 @@ DEFAULT_CALIBRATION: Mapping[str, Any] = {
     "version": 1,
     "source": "built-in",
     "features": list(VERIFIED_FEATURES),
-    "weights": [0.3, 2.5, 5.0, 2.8, 4.5, 1.0, 1.0],
-    "bias": -7.9,
+    "weights": [0.05, 0.7, 3.6, 8.7, 0.9, 6.9, 1.0, 2.0],
+    "bias": -11.2,
     "prior": 0.5,
     "unverified": {"features": list(UNVERIFIED_FEATURES), "weights": [12.0, 8.0], "bias": -9.0},
 }

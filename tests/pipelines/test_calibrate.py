@@ -6,14 +6,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ndd.errors import InputError, UsageError
 from ndd.stages.verify import evidence_values
 from ndd.tables import PairRow, read_pairs, write_pairs
 from ndd.types import Relation
 from ndd.verify.geometry import GeometricEvidence
-from ndd.verify.score import UNVERIFIED_FEATURES, VERIFIED_FEATURES, PairEvidence, Scorer, estimate_prior
-from pipelines.calibrate import add_arguments, evidence_of, fit
+from ndd.verify.score import (
+    DEFAULT_CALIBRATION,
+    UNVERIFIED_FEATURES,
+    VERIFIED_FEATURES,
+    PairEvidence,
+    Scorer,
+    estimate_prior,
+)
+from pipelines.album import Photo, build_album, read_album
+from pipelines.calibrate import add_arguments, add_lookalikes, evidence_of, fit
+
+
+BUILT_IN = dict(zip(DEFAULT_CALIBRATION["features"], DEFAULT_CALIBRATION["weights"], strict=True))
 
 
 def drawn(count: int, *, share: float, seed: int) -> tuple[list[PairEvidence], list[bool]]:
@@ -54,7 +66,9 @@ def test_features_that_tell_nothing_weigh_little_and_none_weighs_negative() -> N
     weights = dict(zip(fitted["features"], fitted["weights"], strict=True))
     assert min(weights.values()) >= 0.0
     assert weights["agreement"] > 3.0 and weights["cosine"] > 3.0
-    assert weights["inliers"] < 0.5 and weights["inlier_ratio"] == 0.0
+    assert weights["inliers"] < 0.5
+    # What never varies in the album stays as it was.
+    assert weights["inlier_ratio"] == BUILT_IN["inlier_ratio"]
     assert fitted["features"] == list(VERIFIED_FEATURES)
     assert fitted["unverified"]["features"] == list(UNVERIFIED_FEATURES)
 
@@ -123,3 +137,22 @@ def test_the_command_line_knows_where_photographs_come_from() -> None:
     add_arguments(parser)
     args = parser.parse_args(["photos", "--copies", "2"])
     assert (args.photos, args.copies, args.model, args.json) == (Path("photos"), 2, None, False)
+
+
+def test_lookalikes_share_what_is_laid_over_them_and_nothing_else(tmp_path: Path) -> None:
+    greys = [Photo.of_array(f"grey-{level}", np.full((120, 160, 3), level, np.uint8)) for level in range(60, 180, 15)]
+    album = add_lookalikes(build_album(greys, tmp_path / "album", copies=1), greys, seed=3)
+    assert read_album(album.root) == album
+    shared = [row for row in album.images if row.note == "lookalike"]
+    assert len(shared) == 8 and len({row.group for row in shared}) == 8
+    assert all(row.group in row.image for row in shared)
+    first = []
+    for row in shared[:4]:  # captions: white text with a black outline
+        pixels = np.asarray(Image.open(album.root / row.image), np.float64)
+        assert pixels.shape == (240, 320, 3)
+        first.append(np.abs(pixels - np.median(pixels)).max(axis=2) > 70)
+    assert all(mask.sum() > 300 for mask in first)
+    for mask in first[1:]:
+        assert (mask & first[0]).sum() / (mask | first[0]).sum() > 0.6
+    other = np.asarray(Image.open(album.root / shared[4].image), np.float64)
+    assert other.shape != (240, 320, 3)  # bars above and below: the next four share something else

@@ -203,3 +203,40 @@ def test_repeated_texture_is_no_copy() -> None:
 
     found = verify(keys(wall(1)), keys(wall(2)), seed=1)
     assert max(found.explained_left, found.explained_right) < 0.4, found
+
+
+def soft(seed: int) -> Pixels:
+    """A picture without corners: a few wide blobs."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 255, (5, 7)).astype(np.uint8)
+    grey = cv2.GaussianBlur(cv2.resize(coarse, (210, 150), interpolation=cv2.INTER_CUBIC), (0, 0), 9)
+    return np.repeat(np.asarray(grey, np.uint8)[:, :, None], 3, axis=2)
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("mirror", [False, True])
+def test_pictures_too_soft_for_keypoints_are_compared_as_a_whole(turns: int, mirror: bool) -> None:
+    pixels = soft(1)
+    face = pixels[:, ::-1] if mirror else pixels
+    a, b = (dataclasses.replace(keys(p), **NO_KEYPOINTS) for p in (pixels, np.rot90(face, turns)))
+    found = verify(a, b, seed=1)
+    assert found.mirrored == mirror and found.inliers == 0
+    assert found.agreement > 0.9 and found.overlap_left == found.overlap_right == 1.0
+    flip = np.array([[-1.0, 0, 1], [0, 1, 0], [0, 0, 1]]) if mirror else np.eye(3)
+    turn = np.array([[0.0, 1, 0], [-1, 0, 1], [0, 0, 1]])
+    assert corner_error(found.transform, np.linalg.matrix_power(turn, turns) @ flip, CENTRE) < 1e-6
+    assert corner_error(verify(b, a, seed=1).transform, np.linalg.inv(np.array(found.transform)), CENTRE) < 1e-5
+
+
+def test_different_soft_pictures_share_nothing() -> None:
+    for seed in range(2, 8):
+        a, b = (dataclasses.replace(keys(p), **NO_KEYPOINTS) for p in (soft(1), soft(seed)))
+        assert verify(a, b, seed=1).transform is None
+
+
+NO_KEYPOINTS = {
+    "points": np.zeros((0, 2), np.float32),
+    "scales": np.zeros(0, np.float32),
+    "angles": np.zeros(0, np.float32),
+    "descriptors": np.zeros((0, 128), np.uint8),
+}

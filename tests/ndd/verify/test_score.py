@@ -35,13 +35,21 @@ STRONG = GeometricEvidence(
     area_right=0.8,
     correlation=0.96,
     agreement=0.99,
+    core=0.99,
     explained_left=0.98,
     explained_right=0.98,
     difference=0.01,
     transform=IDENTITY,
 )
 CAPTION = dataclasses.replace(
-    STRONG, inliers=40, inlier_ratio=0.35, correlation=0.2, agreement=0.25, explained_left=0.15, explained_right=0.2
+    STRONG,
+    inliers=40,
+    inlier_ratio=0.35,
+    correlation=0.2,
+    agreement=0.25,
+    core=0.4,
+    explained_left=0.15,
+    explained_right=0.2,
 )
 
 
@@ -78,6 +86,7 @@ def test_no_evidence_no_scores() -> None:
         ("inliers", 5, 80),
         ("inlier_ratio", 0.1, 0.6),
         ("agreement", 0.1, 0.8),
+        ("core", 0.1, 0.8),
         ("explained_left", 0.3, 0.9),
         ("explained_right", 0.2, 0.9),
     ],
