@@ -24,7 +24,6 @@ from ndd.verify.score import (
 from pipelines.album import Photo, build_album, read_album
 from pipelines.calibrate import add_arguments, add_lookalikes, evidence_of, fit
 
-
 BUILT_IN = dict(zip(DEFAULT_CALIBRATION["features"], DEFAULT_CALIBRATION["weights"], strict=True))
 
 
@@ -140,7 +139,7 @@ def test_the_command_line_knows_where_photographs_come_from() -> None:
 
 
 def test_lookalikes_share_what_is_laid_over_them_and_nothing_else(tmp_path: Path) -> None:
-    greys = [Photo.of_array(f"grey-{level}", np.full((120, 160, 3), level, np.uint8)) for level in range(60, 180, 15)]
+    greys = [Photo.of_array(f"grey-{level}", np.full((120, 160, 3), level, np.uint8)) for level in range(100, 140, 5)]
     album = add_lookalikes(build_album(greys, tmp_path / "album", copies=1), greys, seed=3)
     assert read_album(album.root) == album
     shared = [row for row in album.images if row.note == "lookalike"]
