@@ -110,17 +110,17 @@ def stream_plan(
 
     tasks: how many of them work at a time, each on one core.
     """
-    import pyarrow as pa
     import ray
 
-    steps = range(first, plan.steps)
-    blocks = [pa.table({"step": list(steps[i : i + _STEPS_PER_TASK])}) for i in range(0, len(steps), _STEPS_PER_TASK)]
+    steps = [{"step": step} for step in range(first, plan.steps)]
+    # from_items makes its blocks here. The tasks by which from_arrow and range make theirs want a whole CPU each, which
+    # may never be free beside training workers.
+    blocks = max(1, -(-len(steps) // _STEPS_PER_TASK))
+    source = ray.data.from_items(steps, override_num_blocks=blocks)
     # The plan goes to the object store once; a task maps it instead of drawing it again.
     task = _MakeRows(ray.put(plan), store, share)
-    # Blocks at hand instead of ray.data.range: its read tasks want a whole CPU each, which may never be free.
-    dataset = ray.data.from_arrow(blocks).map_batches(
-        task, batch_size=1, num_cpus=cpus, compute=ray.data.TaskPoolStrategy(size=tasks)
-    )
+    pool = ray.data.TaskPoolStrategy(size=min(tasks, blocks))
+    dataset = source.map_batches(task, batch_size=1, num_cpus=cpus, compute=pool)
     dataset.context.execution_options.preserve_order = True
     return dataset
 

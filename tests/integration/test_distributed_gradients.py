@@ -38,7 +38,7 @@ def config_of(kind: str) -> TrainConfig:
 
 
 def step_of(kind: str, share: Share, wrap: Callable[[TrainState], None]) -> tuple[dict[str, Any], dict[str, float]]:
-    """Gradients and figures of the second batch of an epoch; the first has an odd number of duplicates per worker."""
+    """Gradients and figures of a batch of which, with labels, one worker gets all the duplicates and the other none."""
     torch.set_num_threads(1)
     config = config_of(kind)
     prototypes = torch.nn.functional.normalize(torch.randn(24, 8, generator=torch.Generator().manual_seed(0)))
