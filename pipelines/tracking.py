@@ -1,7 +1,6 @@
 """MLflow: the only place that writes to it. Nothing here runs at import, and MLflow is imported inside functions.
 
-A run is known by a file in its directory, so whoever goes on with the run, a restarted worker or a second call, goes on with
-the same MLflow run. Logging the same epoch twice leaves the same values.
+A run is known by a file in its directory, so a later call that goes on with the run goes on with the same MLflow run.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def tracking_uri() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackedRun:
-    """One training run in MLflow. A plain record: it can be sent to a worker, which then logs to the same run."""
+    """One training run in MLflow."""
 
     uri: str
     run_id: str
@@ -55,6 +54,7 @@ class TrackedRun:
 
         params: nested settings, flattened to dotted names. Raises StoreError if its file names a run that is not there.
         """
+        make_directory(directory)
         noted = _read(directory / _FILE)
         uri = noted["uri"] if noted else tracking_uri()
         client = _client(uri)
@@ -67,6 +67,10 @@ class TrackedRun:
             _existing(client, noted["run_id"], directory)
             client.update_run(noted["run_id"], status="RUNNING")
         return cls(uri=uri, run_id=noted["run_id"], directory=directory)
+
+    def epochs(self) -> set[int]:
+        """The epochs that have been logged."""
+        return {metric.step for metric in _client(self.uri).get_metric_history(self.run_id, "loss")}
 
     def log_epoch(self, figures: Mapping[str, float]) -> None:
         """Figures of one epoch, at the step number `figures["epoch"]`; NaN and infinity, which say nothing, are left out."""

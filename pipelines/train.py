@@ -207,9 +207,17 @@ def _on_ray(
         },
     )
 
+    logged = tracked.epochs()
+
+    def progress(summary: Mapping[str, float]) -> None:
+        # Here and not in a worker, which may run on a machine that does not see the tracker.
+        if summary["epoch"] not in logged:
+            tracked.log_epoch(summary)
+            _progress(summary)
+
     def task(streaming: Streaming) -> RayTask:
         return RayTask(
-            config=config, data=data, run=out, tracked=tracked,
+            config=config, data=data, run=out,
             threads=args.threads or max(1, (os.cpu_count() or 1) // args.workers),
             teacher=args.teacher and args.teacher.absolute(), init=args.init and args.init.absolute(),
             streaming=streaming if args.stream == "ray" else None, save_seconds=args.save_seconds,
@@ -218,7 +226,7 @@ def _on_ray(
     try:
         device = train_on_ray(
             task, workers=args.workers, device=args.device, max_failures=args.max_failures, stopped=stopped,
-            progress=_progress,
+            progress=progress,
         )  # fmt: skip
     except BaseException:
         tracked.end("FAILED")

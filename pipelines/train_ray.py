@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from ndd.errors import NddError, StoreError, UsageError
 from ndd.training.config import TrainConfig
 from ndd.training.plan import Batch, EpochPlan
 from pipelines.session import ray_session, share_of_cpu
-from pipelines.tracking import TrackedRun
 from pipelines.train_data import TrainData
 
 __all__ = ["RayTask", "train_on_ray"]
@@ -54,7 +53,6 @@ class RayTask:
     config: TrainConfig
     data: TrainData
     run: Path
-    tracked: TrackedRun
     teacher: Path | None
     init: Path | None
     threads: int
@@ -73,8 +71,8 @@ def train_on_ray(
 ) -> str:
     """Run until the end, or until `stopped` is set; the run's state.pt says how far it got. Returns the kind of device.
 
-    make_task: gives the task, once it is known what the cluster leaves for streams. progress: called here with each
-    epoch's summary.
+    make_task: gives the task, once it is known what the cluster leaves for streams. progress: called in this process with
+    each epoch of the run's history, those of earlier calls included.
     Raises NddError with the workers' last words if they failed more than `max_failures` times.
     """
     with ray_session(workers=workers):
@@ -240,11 +238,6 @@ def train_worker(settings: dict[str, Any]) -> None:
             plan, task.data.store, share=share, first=first, device=device, cpus=room.cpus, tasks=room.tasks
         )
 
-    def log(summary: Mapping[str, float]) -> None:
-        if share.first:
-            task.tracked.log_epoch(summary)
-        ray.train.report(dict(summary))
-
     run_epochs(
         state,
         pictures,
@@ -252,7 +245,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         task.run,
         batches=batches,
         share=share,
-        log=log,
+        log=lambda summary: ray.train.report(dict(summary)),
         save_seconds=task.save_seconds,
         stop=(task.run / _STOP).exists if share.first else None,
     )

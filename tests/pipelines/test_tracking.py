@@ -1,0 +1,113 @@
+"""What MLflow is told: one run however often it is gone on with, one version per run, never an alias."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ndd.errors import StoreError
+from ndd.home import home
+from ndd.model.directory import describe, shipped
+from pipelines.tracking import REGISTERED_MODEL, TrackedRun, tracking_uri
+
+# MLflow uses what SQLAlchemy has deprecated, and leaves connections to the garbage collector.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture(autouse=True)
+def _tracker(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+
+
+def client(uri: str) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def model_at(directory: Path) -> Path:
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text("{}")
+    (directory / "weights.safetensors").write_bytes(directory.as_posix().encode())
+    return directory
+
+
+def test_where_it_is(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    assert tracking_uri() == uri
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert tracking_uri() == f"sqlite:///{home().mlflow_db}"
+    assert home().mlflow_db.parent.is_dir()
+
+
+def test_a_run_that_goes_on_stays_one_run(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = TrackedRun.open(
+        tmp_path, params={"optim": {"lr": 0.5}, "kind": "none", "big": list(range(4000))}, tags={"a": "b"}
+    )
+    first.log_epoch({"epoch": 0, "loss": 2.0, "similarity": float("nan")})
+    first.end("KILLED")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////nowhere/else.db")  # the run stays where it began
+    again = TrackedRun.open(tmp_path, params={"optim": {"lr": 9.0}}, tags={})
+    assert again == first
+    assert again.epochs() == {0}
+    again.log_epoch({"epoch": 1, "loss": 1.0})
+    run = client(uri).get_run(first.run_id)
+    assert run.info.status == "RUNNING"
+    assert run.data.params["optim.lr"] == "0.5"
+    assert run.data.params["kind"] == "none"
+    assert run.data.tags["a"] == "b"
+    assert run.data.metrics == {"loss": 1.0}
+    assert [(m.step, m.value) for m in client(uri).get_metric_history(first.run_id, "loss")] == [(0, 2.0), (1, 1.0)]
+    again.end("FINISHED")
+    assert client(uri).get_run(first.run_id).info.status == "FINISHED"
+
+
+def test_versions(tmp_path: Path, uri: str) -> None:
+    """The shipped model is the first version, every run's the next, and none has an alias."""
+    runs = []
+    for name in ("one", "two"):
+        run = TrackedRun.open(tmp_path / name, params={}, tags={})
+        model = model_at(tmp_path / name / "model")
+        version = run.register(model, tags={"data_digest": name})
+        assert run.register(model, tags={}) == version
+        runs.append((version, run, model))
+    versions = {v.version: v for v in client(uri).search_model_versions(f"name = '{REGISTERED_MODEL}'")}
+    assert {int(v) for v in versions} == {1, 2, 3}
+    by_number = {str(v): found for v, found in versions.items()}
+    assert by_number["1"].tags["embedding_digest"] == describe(shipped()).embedding_digest
+    for version, run, model in runs:
+        assert by_number[version].run_id == run.run_id
+        assert by_number[version].tags["embedding_digest"] == describe(model).embedding_digest
+        kept = Path(client(uri).download_artifacts(run.run_id, "model"))
+        assert {p.name: p.read_bytes() for p in kept.iterdir()} == {p.name: p.read_bytes() for p in model.iterdir()}
+    assert client(uri).get_registered_model(REGISTERED_MODEL).aliases == {}
+
+
+def test_artifacts_lie_beside_the_database(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tmp_path / "working directory"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    run = TrackedRun.open(tmp_path / "run", params={}, tags={})
+    place = client(uri).get_run(run.run_id).info.artifact_uri
+    assert place.startswith(Path(uri.removeprefix("sqlite:///")).parent.as_uri())
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_run_that_is_gone_is_told(tmp_path: Path, uri: str) -> None:
+    (tmp_path / "mlflow.json").write_text(json.dumps({"uri": uri, "run_id": "0" * 32}))
+    with pytest.raises(StoreError, match="MLFLOW_TRACKING_URI"):
+        TrackedRun.open(tmp_path, params={}, tags={})
+    (tmp_path / "mlflow.json").write_text("{")
+    with pytest.raises(StoreError, match=r"mlflow\.json"):
+        TrackedRun.open(tmp_path, params={}, tags={})
