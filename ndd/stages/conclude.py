@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pyarrow as pa
+
 from ndd.data.uris import text_to_uri
 from ndd.errors import DecodeError
 from ndd.files import make_directory
@@ -58,7 +60,7 @@ def _suggest(task: SearchTask, album: Album, verdicts: Verdicts) -> list[GroupRo
     """Which copy of each group to keep."""
     at = {path: row for row, path in enumerate(album.texts("path"))}
     rows = sorted({at[path] for group in verdicts.groups for path in group})
-    facts = dict(zip(rows, album.table.take(rows).to_pylist(), strict=True))
+    facts = dict(zip(rows, album.table.take(pa.array(rows, pa.int64())).to_pylist(), strict=True))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         details = dict(zip(rows, pool.map(lambda row: _detail(task, facts[row]), rows), strict=True))
     shares = parts(verdicts.pairs)

@@ -182,6 +182,18 @@ def test_embed_writes_the_vectors_of_the_search(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["vectors.parquet"]
 
 
+@pytest.mark.parametrize("names", [["cat.png"], ["cat.png", "rocket.png"], ["blank.png", "coffee.png", "rocket.png"]])
+def test_an_album_without_copies_has_empty_tables(names: list[str], pictures: Path, tmp_path: Path) -> None:
+    album = tmp_path / "album"
+    album.mkdir()
+    for name in names:
+        (album / name).write_bytes((pictures / name).read_bytes())
+    assert find(album, "--out", tmp_path / "found") == 0
+    assert groups_of(tmp_path / "found") == []
+    assert not any(row.duplicate for row in read_pairs(tmp_path / "found" / "pairs.parquet"))
+    assert (tmp_path / "found" / "report.html").is_file()
+
+
 def test_nothing_readable_is_exit_code_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     empty, damaged = tmp_path / "empty", tmp_path / "damaged"
     empty.mkdir()
