@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ndd.errors import NddError
 from ndd.find import T, Tally, Work, chunk_size
 from pipelines.session import share_of_cpu
 
 __all__ = ["RayRunner"]
-
-
-_EVEN = 0.75
-"""Share of the blocks that is handed out evenly."""
 
 
 class RayRunner:
@@ -44,43 +38,20 @@ class RayRunner:
             fn_constructor_args=(work, task),
             batch_format="pyarrow",
             batch_size=chunk_size(block, self.workers),
-            compute=ray.data.ActorPoolStrategy(
-                size=min(self.workers, len(cuts)),
-                # Handed out evenly at once, the rest to whoever is done first: where a block takes milliseconds, the
-                # worker that happens to answer first would take nearly all of them.
-                max_tasks_in_flight_per_actor=max(2, round(_EVEN * len(cuts) / self.workers)),
-            ),
+            compute=ray.data.ActorPoolStrategy(size=min(self.workers, len(cuts))),
             num_cpus=share_of_cpu(self.workers),
         )
-        with _as_raised():
-            for row in dataset.iter_rows():
-                counts = {name.removeprefix("count_"): int(n) for name, n in row.items() if name.startswith("count_")}
-                tally.add(str(row["worker"]), int(row["items"]), counts)
+        for row in dataset.iter_rows():
+            counts = {name.removeprefix("count_"): int(n) for name, n in row.items() if name.startswith("count_")}
+            tally.add(str(row["worker"]), int(row["items"]), counts)
         return tally
 
     def call(self, function: Callable[[T], dict[str, Any]], task: T) -> dict[str, Any]:
         """Run `function` in a worker process: what it needs of memory is not this process's."""
         import ray
 
-        with _as_raised():
-            answer: dict[str, Any] = ray.get(ray.remote(num_cpus=share_of_cpu(self.workers))(function).remote(task))
+        answer: dict[str, Any] = ray.get(ray.remote(num_cpus=share_of_cpu(self.workers))(function).remote(task))
         return answer
-
-
-@contextmanager
-def _as_raised() -> Iterator[None]:
-    """Our own errors as the worker raised them, without the wrapping that adds its traceback to the message."""
-    from ray.exceptions import RayError
-
-    try:
-        yield
-    except RayError as error:
-        inner: BaseException | None = error
-        while inner is not None and (isinstance(inner, RayError) or not isinstance(inner, NddError)):
-            inner = getattr(inner, "cause", None) or inner.__cause__
-        if inner is None:
-            raise
-        raise inner from None
 
 
 class _Actor:

@@ -63,15 +63,13 @@ def start_state(
     if saved.exists():
         load_state(state, saved)
     elif init is not None:
-        weights = checkpoint.load(init, device=device).model.state_dict()
-        try:
-            state.model.load_state_dict(weights)
-            state.average.load_state_dict(weights)
-        except RuntimeError as error:
+        given = checkpoint.load(init, device=device)
+        if given.config != state.average.config.with_overrides({"pretrained": False}):
             raise ModelError(
-                f"{init}: its weights do not fit this run's network ({str(error).splitlines()[1].strip()}); "
-                "compare its config.json with the run's settings"
-            ) from error
+                f"{init}: another network than this run's; compare its config.json with the run's settings"
+            )
+        state.model.load_state_dict(given.model.state_dict())
+        state.average.load_state_dict(given.model.state_dict())
     return state
 
 
