@@ -18,13 +18,10 @@ from typing import Any
 
 from ndd.errors import StaleOutput, StoreError, UsageError
 from ndd.files import atomic_path, make_directory, try_lock
-from ndd.runs import code_version
 from ndd.training.config import TrainConfig
 from pipelines.recipes import RECIPES, recipe
 
 __all__ = ["add_arguments", "run"]
-
-_SHOWN = ("loss", "val_mrr", "val_recall_at_1", "similarity_positive", "similarity_nearest_negative", "centre_norm")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,12 +55,13 @@ def run(args: argparse.Namespace) -> int:
     _check(args, config)
     out: Path = args.out.absolute()
     with _hold(out, _note(args, config)), _stop_signal() as stopped:
+        from pipelines import train_engines
         from pipelines.train_data import prepare
 
         data = prepare(args.data.absolute(), out, config, decode=args.decode)
         _same_data(out, data.digest)
-        train = _on_ray if args.engine == "ray" else _locally
-        summary = train(args, config, data, out, stopped)
+        engine = train_engines.on_ray if args.engine == "ray" else train_engines.locally
+        summary = engine(args, config, data, out, stopped)
     if summary is None:
         sys.stderr.write(f"stopped; the same command goes on from {out / 'state.pt'}\n")
         return 128 + signal.SIGTERM
@@ -163,107 +161,3 @@ def _stop_signal() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _locally(
-    args: argparse.Namespace, config: TrainConfig, data: Any, out: Path, stopped: threading.Event
-) -> dict[str, Any] | None:
-    import torch
-
-    from ndd.training.local import train_local
-    from ndd.training.prototypes import load_prototypes
-
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
-    prototypes = (
-        None if args.teacher is None else load_prototypes(args.teacher, pictures=data.pictures, dim=config.model.dim)
-    )
-    state = train_local(
-        config, data.store.open(), out, split=data.split, device=device, prototypes=prototypes, init=args.init,
-        log=_progress, save_seconds=args.save_seconds, stop=stopped.is_set,
-    )  # fmt: skip
-    if state.epoch < config.epochs:
-        return None
-    return _conclude(state, data, out, engine="local", workers=1, device=device)
-
-
-def _on_ray(
-    args: argparse.Namespace, config: TrainConfig, data: Any, out: Path, stopped: threading.Event
-) -> dict[str, Any] | None:
-    from ndd.training.loop import load_state
-    from ndd.training.step import make_state
-    from pipelines.tracking import TrackedRun
-    from pipelines.train_ray import RayTask, Streaming, train_on_ray
-
-    tracked = TrackedRun.open(
-        out,
-        params={"recipe": args.recipe, "workers": args.workers, **config.to_dict()},
-        tags={
-            "data_digest": data.digest,
-            "config_digest": config.digest(),
-            "code_version": code_version(),
-            "engine": "ray",
-        },
-    )
-
-    logged = tracked.epochs()
-
-    def progress(summary: Mapping[str, float]) -> None:
-        # Here and not in a worker, which may run on a machine that does not see the tracker.
-        if summary["epoch"] not in logged:
-            tracked.log_epoch(summary)
-            _progress(summary)
-
-    def task(streaming: Streaming) -> RayTask:
-        return RayTask(
-            config=config, data=data, run=out,
-            threads=args.threads or max(1, (os.cpu_count() or 1) // args.workers),
-            teacher=args.teacher and args.teacher.absolute(), init=args.init and args.init.absolute(),
-            streaming=streaming if args.stream == "ray" else None, save_seconds=args.save_seconds,
-        )  # fmt: skip
-
-    try:
-        device = train_on_ray(
-            task, workers=args.workers, device=args.device, max_failures=args.max_failures, stopped=stopped,
-            progress=progress,
-        )  # fmt: skip
-    except BaseException:
-        tracked.end("FAILED")
-        raise
-    state = make_state(config)
-    if (out / "state.pt").is_file():
-        load_state(state, out / "state.pt")
-    if state.epoch < config.epochs:
-        tracked.end("KILLED")
-        return None
-    summary = _conclude(state, data, out, engine="ray", workers=args.workers, device=device)
-    summary["version"] = tracked.register(out / "model", tags={"run": out.name, "data_digest": data.digest})
-    tracked.end("FINISHED")
-    return summary
-
-
-def _conclude(state: Any, data: Any, out: Path, *, engine: str, workers: int, device: str) -> dict[str, Any]:
-    """Write the model directory and say what came out."""
-    from ndd.model import checkpoint
-    from ndd.model.directory import describe
-    from ndd.training.card import model_card
-
-    card = model_card(state, data=data.facts(), engine=engine, workers=workers, device=device)
-    model = checkpoint.save(out / "model", state.average, card=card)
-    last = state.history[-1]
-    return {
-        "model": str(model),
-        "embedding_digest": describe(model).embedding_digest,
-        "epochs": state.epoch,
-        "steps": state.step,
-        "seconds": round(state.seconds, 1),
-        "data": data.facts(),
-        "metrics": {name: last[name] for name in last if name.startswith("val_")},
-    }
-
-
-def _progress(summary: Mapping[str, float]) -> None:
-    shown = "  ".join(f"{name} {summary[name]:.3f}" for name in _SHOWN if name in summary)
-    sys.stderr.write(f"epoch {int(summary['epoch']) + 1}  {summary['seconds']:.0f} s  {shown}\n")
-    sys.stderr.flush()

@@ -58,18 +58,21 @@ def start_state(
     """A state to go on from: that of `run` if it has one, else fresh, or with the weights of the model directory `init`."""
     if config.loss.teacher > 0 and prototypes is None:
         raise UsageError("loss.teacher is set but there are no teacher features; give them or set loss.teacher to 0")
-    state = make_state(config, device=device, prototypes=prototypes)
     saved = run / "state.pt"
+    replaced = saved.exists() or init is not None
+    state = make_state(config, device=device, prototypes=prototypes, pretrained=False if replaced else None)
     if saved.exists():
         load_state(state, saved)
     elif init is not None:
-        given = checkpoint.load(init, device=device)
-        if given.config != state.average.config.with_overrides({"pretrained": False}):
+        weights = checkpoint.load(init, device=device).model.state_dict()
+        try:
+            state.model.load_state_dict(weights)
+            state.average.load_state_dict(weights)
+        except RuntimeError as error:
             raise ModelError(
-                f"{init}: another network than this run's; compare its config.json with the run's settings"
-            )
-        state.model.load_state_dict(given.model.state_dict())
-        state.average.load_state_dict(given.model.state_dict())
+                f"{init}: its weights do not fit this run's network ({str(error).splitlines()[1].strip()}); "
+                "compare its config.json with the run's settings"
+            ) from error
     return state
 
 

@@ -95,11 +95,19 @@ class TrainState:
 
 
 def make_state(
-    config: TrainConfig, *, device: torch.device | str = "cpu", prototypes: Tensor | None = None
+    config: TrainConfig,
+    *,
+    device: torch.device | str = "cpu",
+    prototypes: Tensor | None = None,
+    pretrained: bool | None = None,
 ) -> TrainState:
-    """A fresh run: weights drawn from the seed, identity STN."""
+    """A fresh run: weights drawn from the seed, identity STN.
+
+    pretrained: False where weights will be loaded into it, so that none are fetched; None for what the config says.
+    """
     torch.manual_seed(config.seed)
-    model = SiameseEmbedder(config.model).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = config.model if pretrained is None else config.model.with_overrides({"pretrained": pretrained})
+    model = SiameseEmbedder(network).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return TrainState(
         config=config,
         model=model,

@@ -123,7 +123,7 @@ def test_starting_from_a_model(tmp_path: Path) -> None:
     for ours in (state.model, state.average):
         for name, value in checkpoint.load(model).model.state_dict().items():
             assert torch.equal(ours.state_dict()[name], value), name
-    with pytest.raises(ModelError, match="another network"):
+    with pytest.raises(ModelError, match="do not fit this run.s network"):
         start_state(tiny(model__dim=16), tmp_path / "third", device="cpu", init=model)
 
 

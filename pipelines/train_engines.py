@@ -1,0 +1,155 @@
+"""The two engines of `python -m pipelines train`, and what both leave behind: a model directory with its card."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ndd.model import checkpoint
+from ndd.model.directory import describe
+from ndd.runs import code_version
+from ndd.training.card import model_card
+from ndd.training.config import TrainConfig
+from ndd.training.local import train_local
+from ndd.training.loop import load_state
+from ndd.training.prototypes import load_prototypes
+from ndd.training.step import TrainState, make_state
+from pipelines.train_data import TrainData
+
+if TYPE_CHECKING:
+    from pipelines.train_ray import RayTask, Streaming
+
+__all__ = ["locally", "on_ray"]
+
+_SHOWN = ("loss", "val_mrr", "val_recall_at_1", "similarity_positive", "similarity_nearest_negative", "centre_norm")
+
+
+def locally(
+    args: argparse.Namespace, config: TrainConfig, data: TrainData, out: Path, stopped: threading.Event
+) -> dict[str, Any] | None:
+    """Train in this process; what to print, or None if `stopped` ended it early."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    prototypes = None
+    if args.teacher is not None:
+        prototypes = load_prototypes(args.teacher, pictures=data.pictures, dim=config.model.dim)
+    state = train_local(
+        config,
+        data.store.open(),
+        out,
+        split=data.split,
+        device=device,
+        prototypes=prototypes,
+        init=args.init,
+        log=_progress,
+        save_seconds=args.save_seconds,
+        stop=stopped.is_set,
+    )
+    if state.epoch < config.epochs:
+        return None
+    return _conclude(state, data, out, engine="local", workers=1, device=device)
+
+
+def on_ray(
+    args: argparse.Namespace, config: TrainConfig, data: TrainData, out: Path, stopped: threading.Event
+) -> dict[str, Any] | None:
+    """Train on Ray and tell MLflow; what to print, or None if `stopped` ended it early."""
+    from pipelines.tracking import TrackedRun
+
+    tracked = TrackedRun.open(
+        out,
+        params={"recipe": args.recipe, "workers": args.workers, **config.to_dict()},
+        tags={"data_digest": data.digest, "config_digest": config.digest(), "code_version": code_version()},
+    )
+    try:
+        state, device = _saved(config, out), args.device
+        if state is None or state.epoch < config.epochs:
+            device = _fit_on_ray(args, config, data, out, stopped, tracked)
+            state = _saved(config, out)
+    except BaseException:
+        tracked.end("FAILED")
+        raise
+    if state is None or state.epoch < config.epochs:
+        tracked.end("KILLED")
+        return None
+    summary = _conclude(state, data, out, engine="ray", workers=args.workers, device=device)
+    summary["version"] = tracked.register(out / "model", tags={"run": out.name, "data_digest": data.digest})
+    tracked.end("FINISHED")
+    return summary
+
+
+def _fit_on_ray(
+    args: argparse.Namespace, config: TrainConfig, data: TrainData, out: Path, stopped: threading.Event, tracked: Any
+) -> str:
+    from pipelines.train_ray import RayTask, train_on_ray
+
+    logged = tracked.epochs()
+
+    def progress(summary: Mapping[str, float]) -> None:
+        # Here and not in a worker, which may run on a machine that does not see the tracker.
+        if summary["epoch"] not in logged:
+            tracked.log_epoch(summary)
+            _progress(summary)
+
+    def make_task(streaming: Streaming) -> RayTask:
+        return RayTask(
+            config=config,
+            data=data,
+            run=out,
+            teacher=args.teacher and args.teacher.absolute(),
+            init=args.init and args.init.absolute(),
+            threads=args.threads or max(1, (os.cpu_count() or 1) // args.workers),
+            streaming=streaming if args.stream == "ray" else None,
+            save_seconds=args.save_seconds,
+        )
+
+    return train_on_ray(
+        make_task,
+        workers=args.workers,
+        device=args.device,
+        max_failures=args.max_failures,
+        stopped=stopped,
+        progress=progress,
+    )
+
+
+def _saved(config: TrainConfig, out: Path) -> TrainState | None:
+    if not (out / "state.pt").is_file():
+        return None
+    state = make_state(config, pretrained=False)
+    load_state(state, out / "state.pt")
+    return state
+
+
+def _conclude(
+    state: TrainState, data: TrainData, out: Path, *, engine: str, workers: int, device: str
+) -> dict[str, Any]:
+    """Write the model directory, unless an earlier call did, and say what came out."""
+    model = out / "model"
+    if not (model / "config.json").is_file():  # the last of its files to be written
+        card = model_card(state, data=data.facts(), engine=engine, workers=workers, device=device)
+        checkpoint.save(model, state.average, card=card)
+    said = describe(model)
+    return {
+        "model": str(model),
+        "embedding_digest": said.embedding_digest,
+        "epochs": state.epoch,
+        "steps": state.step,
+        "seconds": round(state.seconds, 1),
+        "data": data.facts(),
+        "metrics": {name: value for name, value in state.history[-1].items() if name.startswith("val_")},
+    }
+
+
+def _progress(summary: Mapping[str, float]) -> None:
+    shown = "  ".join(f"{name} {summary[name]:.3f}" for name in _SHOWN if name in summary)
+    sys.stderr.write(f"epoch {int(summary['epoch']) + 1}  {summary['seconds']:.0f} s  {shown}\n")
+    sys.stderr.flush()
