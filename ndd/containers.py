@@ -2,7 +2,8 @@
 
 Every `_read_*` below walks the blocks of one format without decoding a pixel. It finds files that were cut short (some
 decoders fill up what is missing), and hands on only the blocks that a picture is made of: comments, thumbnails, colour
-profiles, later frames and EXIF never reach a decoder, so damage in them costs nothing. EXIF is read by `ndd.exif`.
+profiles, later frames and EXIF never reach a decoder, so damage in them costs nothing. EXIF is read by `ndd.exif`,
+profiles are applied by `ndd.profiles`.
 
 Sources: ITU-T T.81 (JPEG), CIPA DC-007 (MPF), W3C PNG 3rd edition, GIF89a, RFC 9649 (WebP), TIFF 6.0,
 ISO/IEC 14496-12 and 23008-12 (AVIF, HEIF), Microsoft BITMAPINFOHEADER.
@@ -18,6 +19,7 @@ from dataclasses import dataclass, replace
 
 from ndd.errors import DecodeError
 from ndd.exif import Exif, Field, Layout, numbers, pack_directory, read_directory, read_exif, read_layout
+from ndd.profiles import MAX_PROFILE
 
 __all__ = ["Container", "inspect"]
 
@@ -31,7 +33,8 @@ class Container:
     """A picture file taken apart.
 
     data: what the decoder gets. size: (width, height) in pixels where the decoder would reserve memory for it before it
-    can be asked; None elsewhere. bits: per channel, as the file says (8 where the format knows nothing else).
+    can be asked; None elsewhere. bits: per channel, as the file says (8 where the format knows nothing else). icc: the
+    embedded colour profile, as it stands there; None also where its decoder is the one to hand it out (AVIF, HEIF).
     """
 
     format: str
@@ -40,6 +43,7 @@ class Container:
     frames: int = 1
     bits: int = 8
     exif: Exif = _NO_EXIF
+    icc: bytes | None = None
 
 
 def inspect(content: bytes) -> Container:
@@ -75,6 +79,7 @@ def _u32(data: bytes, at: int) -> int:
 
 def _read_jpeg(content: bytes) -> Container:
     kept, exif, frames, bits, at = [content[:2]], None, 1, 8, 2
+    profile: dict[int, bytes] = {}
     while True:
         at = content.find(b"\xff", at)  # decoders skip stray bytes between segments
         if at < 0:
@@ -93,6 +98,8 @@ def _read_jpeg(content: bytes) -> Container:
             exif = exif or body
         if marker == 0xE2 and body.startswith(b"MPF\0"):
             frames = _mpf_frames(body[4:])
+        if marker == 0xE2 and body.startswith(b"ICC_PROFILE\0") and len(body) > 14:
+            profile.setdefault(body[12], body[14:])
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             bits = body[0]
         if _is_needed(marker, body):
@@ -100,7 +107,26 @@ def _read_jpeg(content: bytes) -> Container:
         at = end
     if content.find(b"\xff\xd9", at) < 0:  # scan data cannot hold FF D9, so its absence means that the end is missing
         raise _failure(_CUT_SHORT)
-    return Container("JPEG", b"".join([*kept, content[at:]]), frames=frames, bits=bits, exif=read_exif(exif))
+    _check_scans(content, at)
+    icc = b"".join(profile[number] for number in sorted(profile)) or None
+    return Container("JPEG", b"".join([*kept, content[at:]]), frames=frames, bits=bits, exif=read_exif(exif), icc=icc)
+
+
+_SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+_MAX_SCANS = 100
+"""Progressive encoders make about ten; each scan is a pass over the whole picture, and costs a bomb a few bytes."""
+
+
+def _check_scans(content: bytes, at: int) -> None:
+    """Raise if the JPEG whose first scan begins at byte `at` has too many of them."""
+    scans = 0
+    while (found := _SCAN_END.search(content, at)) is not None and content[found.start() + 1] != 0xD9:
+        scans += content[found.start() + 1] == 0xDA
+        if scans > _MAX_SCANS:
+            raise _failure(f"damaged JPEG: more than {_MAX_SCANS} scans")
+        if found.end() + 2 > len(content):
+            return
+        at = found.end() + int(struct.unpack_from(">H", content, found.end())[0])
 
 
 def _is_needed(marker: int, body: bytes) -> bool:
@@ -122,7 +148,7 @@ def _mpf_frames(block: bytes) -> int:
 
 
 def _read_png(content: bytes) -> Container:
-    kept, exif, frames, at = [content[:8]], None, 1, 8
+    kept, exif, icc, frames, at = [content[:8]], None, None, 1, 8
     depth, colour = content[24], content[25]
     while True:
         length, name = _u32(content, at), content[at + 4 : at + 8]
@@ -135,12 +161,24 @@ def _read_png(content: bytes) -> Container:
             kept.append(content[at:end])
         elif name == b"eXIf":
             exif = content[at + 8 : end - 4]
+        elif name == b"iCCP":
+            icc = _unpacked(content[at + 8 : end - 4].partition(b"\0")[2][1:])
         elif name == b"acTL" and length >= 4:
             frames = max(1, _u32(content, at + 8))
         if name == b"IEND":
             break
         at = end
-    return Container("PNG", b"".join(kept), frames=frames, bits=8 if colour == 3 else depth, exif=read_exif(exif))
+    return Container(
+        "PNG", b"".join(kept), frames=frames, bits=8 if colour == 3 else depth, exif=read_exif(exif), icc=icc
+    )
+
+
+def _unpacked(block: bytes) -> bytes | None:
+    """A deflated colour profile; None for a damaged one, or a bomb."""
+    try:
+        return zlib.decompressobj().decompress(block, MAX_PROFILE) or None
+    except zlib.error:
+        return None
 
 
 def _read_gif(content: bytes) -> Container:
@@ -186,7 +224,7 @@ def _read_webp(content: bytes) -> Container:
     if end > len(content):
         raise _failure(_CUT_SHORT)
     _check_tail(content[:end])
-    exif, frames, size, at = None, 0, None, 12
+    exif, icc, frames, size, at = None, None, 0, None, 12
     while at + 8 <= end:
         name, length = struct.unpack_from("<4sI", content, at)
         body, at = at + 8, at + 8 + length + length % 2
@@ -201,10 +239,12 @@ def _read_webp(content: bytes) -> Container:
             size = (1 + (packed & 0x3FFF), 1 + (packed >> 14 & 0x3FFF))
         elif name == b"EXIF":
             exif = content[body : body + length]
+        elif name == b"ICCP":
+            icc = content[body : body + length]
         frames += name == b"ANMF"
     if size is None:
         raise _failure("damaged WebP: it holds no picture")
-    return Container("WEBP", content[:end], size=size, frames=max(1, frames), exif=read_exif(exif))
+    return Container("WEBP", content[:end], size=size, frames=max(1, frames), exif=read_exif(exif), icc=icc)
 
 
 def _read_bmp(content: bytes) -> Container:
@@ -224,7 +264,7 @@ def _read_pnm(content: bytes) -> Container:
 _TIFF_SINGLE = {254, 255, 256, 257, 259, 262, 263, 266, 277, 278, 284, 292, 293, 317, 322, 323, 332, 512, 513, 514}
 _TIFF_SEVERAL = {258, 273, 279, *range(318, 321), 324, 325, 334, 338, 339, 342, 347, *range(519, 522), *range(529, 533)}
 _TIFF_TAGS = frozenset(_TIFF_SINGLE | _TIFF_SEVERAL)
-_DNG_VERSION, _MAX_STRIPS, _MAX_PAGES = 50706, 1_000_000, 10_000
+_ICC, _DNG_VERSION, _MAX_STRIPS, _MAX_PAGES = 34675, 50706, 1_000_000, 10_000
 
 
 def _read_tiff(content: bytes) -> Container:
@@ -247,7 +287,8 @@ def _read_tiff(content: bytes) -> Container:
     packed = pack_directory(kept, layout)
     data = b"".join((content[: layout.first], packed, content[layout.first + len(packed) :]))
     bits = max(numbers(fields.get(258), layout), default=1)
-    return Container("TIFF", data, frames=frames, bits=bits, exif=read_exif(content, ignore=_TIFF_TAGS))
+    exif, icc = read_exif(content, ignore=_TIFF_TAGS), bytes(fields[_ICC].value) if _ICC in fields else None
+    return Container("TIFF", data, frames=frames, bits=bits, exif=exif, icc=icc)
 
 
 def _check_strips(fields: dict[int, Field], layout: Layout, size: int) -> None:

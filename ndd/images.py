@@ -8,8 +8,8 @@ pixels. What it promises:
 * The same bytes give the same pixels. There is no state, so any number of threads may decode at once.
 
 Choices, where a file leaves room: transparency is laid over white; 16-bit channels keep their upper byte; deeper or
-floating grey without a known range is stretched from its least to its greatest value; CMYK is converted by the plain
-formula (inverted where Adobe's marker says so) and colour profiles are not applied: copies of a picture keep theirs.
+floating grey without a known range is stretched from its least to its greatest value; an embedded colour profile is
+applied (see `ndd.profiles`), and CMYK without one is converted by the plain formula, inverted where Adobe's marker says so.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from ndd.config import DecodeLimits
 from ndd.containers import Container, inspect
 from ndd.errors import DecodeError
 from ndd.exif import read_exif
+from ndd.profiles import to_srgb
 from ndd.rgb import to_rgb, upright
 
 __all__ = ["Picture", "Pixels", "decode", "fit_within", "read_file", "to_square"]
@@ -137,6 +138,7 @@ def decode(content: bytes, *, limits: DecodeLimits | None = None, min_side: int 
         if min_side is not None and found.format == "JPEG":
             image.draft(None, (max(1, min_side), max(1, min_side)))
         image.load()
+        image = to_srgb(image, found.icc or image.info.get("icc_profile"))
         pixels, alpha = to_rgb(image, bits=found.bits)
     width, height = size if found.exif.orientation < 5 else size[::-1]
     return Picture(

@@ -56,6 +56,17 @@ def test_a_download_that_stopped_leaves_zeros(name: str) -> None:
             decode(content[:-missing] + bytes(missing))
 
 
+def test_a_progressive_jpeg_of_thousands_of_scans_is_refused() -> None:
+    content = encode(photo(), "JPEG", progressive=True)
+    assert decode(content).format == "JPEG"
+    last, end = content.rindex(b"\xff\xda"), content.rindex(b"\xff\xd9")
+    remark = b"\xff\xfe\0\x04\xff\xd9"  # a comment that looks like the end to whoever does not take it for one
+    for between in (b"", remark):
+        bomb = content[:end] + between + 2000 * content[last:end] + content[end:]
+        with pytest.raises(DecodeError, match=r"header: damaged JPEG: more than 100 scans"):
+            decode(bomb)
+
+
 def test_run_length_data_that_ends_early() -> None:
     rows = b"".join(bytes((4, row, 0, 0)) for row in range(3)) + b"\0\1"
     palette = bytes(range(256)) * 4
