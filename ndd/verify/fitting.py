@@ -92,9 +92,9 @@ def _best_similarity(matches: Matches) -> Mask:
     agree = near & (turn > _TURN * product) & (ratio < _ZOOM) & (ratio > 1.0 / _ZOOM)
     agree &= ((size > _SCALES[0]) & (size < _SCALES[1]))[:, None]
     # Keypoints with two orientations sit twice at one place: together they have one vote. In sixtieths, so that the
-    # sums are whole numbers and cannot depend on the order in which a BLAS adds.
+    # sums are whole numbers and cannot depend on the order of adding.
     twins = (matches.left[:, None] == matches.left[None, :]).sum(axis=1)
-    votes = agree.astype(np.float32) @ np.rint(60.0 / twins).astype(np.float32)
+    votes = np.einsum("kj,j->k", agree.astype(np.float32), np.rint(60.0 / twins).astype(np.float32))
     return np.asarray(agree[int(np.argmax(votes))], np.bool_)
 
 

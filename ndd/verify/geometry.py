@@ -47,6 +47,7 @@ _GRID = 40
 """Points along a side when areas are measured."""
 _WHOLE = 0.5
 """Least agreement of whole pictures in which no keypoints match."""
+_ROWS = 4
 _LEAST = 4
 """Fewer inliers than this are chance."""
 
@@ -167,9 +168,16 @@ def _places(keys: Keypoints) -> Complex:
 
 def _cosines(a: Keypoints, b: Keypoints) -> Floats:
     """(N, M) similarity of descriptors. Products of bytes are whole numbers below 2²⁴, so float32 adds them exactly:
-    the result cannot depend on how a BLAS blocks or threads its sums."""
-    left, right = a.descriptors.astype(np.float32), b.descriptors.astype(np.float32)
-    return np.asarray((left @ right.T) * np.float32(DESCRIPTOR_NORM**-2), np.float32)
+    the result cannot depend on how a BLAS blocks or threads its sums.
+
+    In slices of four rows, which a BLAS does itself: handed to its threads, a product this small costs five times the
+    processor time, spent waiting, and beside other threads ten times the time.
+    """
+    slices = -(-len(a) // _ROWS)
+    left = np.zeros((slices * _ROWS, a.descriptors.shape[1]), np.float32)
+    left[: len(a)] = a.descriptors
+    product = left.reshape(slices, _ROWS, -1) @ b.descriptors.astype(np.float32).T
+    return np.asarray(product.reshape(slices * _ROWS, -1)[: len(a)] * np.float32(DESCRIPTOR_NORM**-2), np.float32)
 
 
 def _tentative(cosine: Floats) -> tuple[Indices, Indices]:
