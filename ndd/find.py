@@ -1,7 +1,7 @@
 """One search, from folders to groups: the order of the steps, whoever runs them.
 
-scan → embed → match → collect → verify → conclude. Every step's result lies on disk, so a search that was stopped goes on
-where it was, and the process that leads it holds counts only.
+scan → embed → match → collect → verify → complete → verify → conclude. Every step's result lies on disk, so a search that
+was stopped goes on where it was, and the process that leads it holds counts only.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from ndd.parquet import write_table
 from ndd.runs import PRIVATE, Output, State, code_version, open_output, read_run, stage_key
 from ndd.stages.album import fresh_rows
 from ndd.stages.chunks import FAILED, MANIFEST
+from ndd.stages.complete import complete
 from ndd.stages.conclude import conclude
 from ndd.stages.work import Batch, Counts, EmbedWork, MatchWork, SearchTask, VerifyWork, collect
 from ndd.tables import write_failures
@@ -57,6 +58,10 @@ BLOCKS = 8
 """Least number of blocks a step is cut into, so that every worker has a share; twice as many from `BLOCK` items on."""
 
 
+ROUNDS = 4
+"""Most times that the groups are asked for pairs the neighbours did not show. Each doubles what is known of a group."""
+
+
 class Work(Protocol):
     """A piece of work: made once per worker, called with one chunk at a time."""
 
@@ -76,6 +81,13 @@ class Tally:
         self.workers[worker] = self.workers.get(worker, 0) + items
         for name, count in counts.items():
             self.counts[name] = self.counts.get(name, 0) + count
+
+    def join(self, other: Tally) -> None:
+        """Count another pass of the same step."""
+        self.blocks += other.blocks
+        for mine, others in ((self.counts, other.counts), (self.workers, other.workers)):
+            for name, count in others.items():
+                mine[name] = mine.get(name, 0) + count
 
 
 class Runner(Protocol):
@@ -161,14 +173,15 @@ class _Listing:
         # The output directory may lie below a root; what is in there is not part of the album.
         out = os.path.join(os.path.realpath(request.out), "")
         found, self.failures = scan([*request.paths, *request.against])
-        self.sources = [source for source in found if not source.uri.startswith(out)]
+        sources = [source for source in found if not source.uri.startswith(out)]
+        self.count = len(sources) + len(self.failures)
         asked = {source.uri for source in scan(request.paths)[0]} if request.against else set()
-        sides = [int(bool(request.against) and source.uri not in asked) for source in self.sources]
+        sides = [int(bool(request.against) and source.uri not in asked) for source in sources]
         store, relation = DecisionStore(home().decisions), request.config.relation
         self.must = tuple((str(a), str(b)) for a, b in store.must_links(relation=relation))
         self.cannot = tuple((str(a), str(b)) for a, b in store.cannot_links(relation=relation))
         self.decisions = json_digest([self.must, self.cannot])
-        self.table = _manifest(self.sources, [_stat(source) for source in self.sources], sides)
+        self.table = _manifest(sources, [_stat(source) for source in sources], sides)
         self.digest = listing_digest(self.table, self.failures)
 
 
@@ -196,7 +209,14 @@ class _Search:
             self._give_up()
         matched = self._map("match", MatchWork, _numbers("row", range(readable)))
         collected = self._call("collect", collect)
-        verified = self._map("verify", VerifyWork, _numbers("pair", range(collected.pop("pending"))))
+        verified = self._map("verify", VerifyWork, _numbers("pair", range(collected["pending"])))
+        completed = collected
+        for _ in range(ROUNDS):
+            before, completed = completed, self._call("complete", complete)
+            if completed["pending"]:
+                verified.join(self._map("verify", VerifyWork, _numbers("pair", range(completed["pending"]))))
+            if completed["pairs"] == before["pairs"]:
+                break
         facts = {**self._facts(), "embedded": _good(embedded), "reused": reused, "seconds": dict(self.seconds)}
         with atomic_path(self.task.facts) as temporary:
             temporary.write_text(json.dumps(facts), encoding="utf-8")
@@ -205,7 +225,12 @@ class _Search:
         return {
             **facts,
             **result,
-            "candidates": {**collected, "verified": verified.counts.get("pairs", 0)},
+            "candidates": {
+                "pairs": completed["pairs"],
+                "completing": completed["pairs"] - collected["pairs"],
+                "verify": completed["verify"],
+                "verified": verified.counts.get("pairs", 0),
+            },
             "blocks": {"embed": embedded.blocks, "match": matched.blocks, "verify": verified.blocks},
             "workers": {"embed": embedded.workers, "match": matched.workers, "verify": verified.workers},
             "seconds": self.seconds,
@@ -276,7 +301,7 @@ class _Search:
     def _facts(self) -> dict[str, Any]:
         """What is known before the end."""
         return {
-            "images": len(self.listing.sources) + len(self.listing.failures),
+            "images": self.listing.count,
             "engine": self.runner.engine,
             "config": self.request.config.to_dict(),
             "paths": [os.fspath(path) for path in self.request.paths],

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from ndd.errors import NddError
 from ndd.find import T, Tally, Work, chunk_size
 from pipelines.session import share_of_cpu
 
 __all__ = ["RayRunner"]
+
+
+_EVEN = 0.75
+"""Share of the blocks that is handed out evenly."""
 
 
 class RayRunner:
@@ -38,10 +45,17 @@ class RayRunner:
             fn_constructor_args=(work, task),
             batch_format="pyarrow",
             batch_size=chunk_size(block, self.workers),
-            compute=ray.data.ActorPoolStrategy(size=min(self.workers, len(cuts))),
+            compute=ray.data.ActorPoolStrategy(
+                size=min(self.workers, len(cuts)),
+                # Handed out evenly at once, the rest to whoever is done first: where a block takes milliseconds, the
+                # worker that happens to answer first would take nearly all of them.
+                max_tasks_in_flight_per_actor=max(2, round(_EVEN * len(cuts) / self.workers)),
+            ),
             num_cpus=share_of_cpu(self.workers),
         )
         for row in dataset.iter_rows():
+            if row["error"]:
+                raise pickle.loads(row["error"])
             counts = {name.removeprefix("count_"): int(n) for name, n in row.items() if name.startswith("count_")}
             tally.add(str(row["worker"]), int(row["items"]), counts)
         return tally
@@ -50,21 +64,48 @@ class RayRunner:
         """Run `function` in a worker process: what it needs of memory is not this process's."""
         import ray
 
-        answer: dict[str, Any] = ray.get(ray.remote(num_cpus=share_of_cpu(self.workers))(function).remote(task))
+        with _as_raised():
+            answer: dict[str, Any] = ray.get(ray.remote(num_cpus=share_of_cpu(self.workers))(function).remote(task))
         return answer
 
 
+@contextmanager
+def _as_raised() -> Iterator[None]:
+    """Our own errors as the worker raised them, without the wrapping that adds its traceback to the message."""
+    from ray.exceptions import RayTaskError
+
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, NddError):
+            raise error.cause from None
+        raise
+
+
 class _Actor:
-    """One worker's copy of a step."""
+    """One worker's copy of a step.
+
+    Our own errors travel as data: raised here, Ray Data would try again, kill the actor, write its traceback to stderr
+    and hand the error on as text.
+    """
 
     def __init__(self, work: Callable[[Any], Work], task: Any) -> None:
         import cv2
 
         cv2.setNumThreads(1)
-        self._work = work(task)
         self._name = f"{socket.gethostname()}/{os.getpid()}"
+        self._work: Work | NddError
+        try:
+            self._work = work(task)
+        except NddError as error:
+            self._work = error
 
     def __call__(self, batch: Any) -> Mapping[str, list[Any]]:
-        counts = self._work(batch.to_pydict())
-        row: dict[str, list[Any]] = {"worker": [self._name], "items": [len(batch)]}
+        row: dict[str, list[Any]] = {"worker": [self._name], "items": [len(batch)], "error": [b""]}
+        try:
+            if isinstance(self._work, NddError):
+                raise self._work
+            counts = self._work(batch.to_pydict())
+        except NddError as error:
+            return row | {"error": [pickle.dumps(error)]}
         return row | {f"count_{name}": [count] for name, count in counts.items()}

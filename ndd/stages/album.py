@@ -71,8 +71,10 @@ class Album:
 
 def fresh_rows(manifest: Any, pictures: ChunkStore) -> Iterator[tuple[int, Any, int]]:
     """(row of the manifest, table, row of the table) of pictures whose file is still as it was when it was read."""
-    wanted = {key: row for row, key in enumerate(_keys(manifest))}
+    wanted: dict[tuple[str, int, int], int] | None = None
     for table in pictures:
+        if wanted is None:  # without chunks, nothing is looked up
+            wanted = {key: row for row, key in enumerate(_keys(manifest))}
         for at, key in enumerate(_keys(table)):
             row = wanted.pop(key, None)
             if row is not None:

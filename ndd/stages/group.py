@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from ndd.groups import Link, completions, group
 from ndd.stages.album import Album
 from ndd.stages.match import merge, pair_distances, pair_hash_bits
-from ndd.stages.verify import compare, evidence_values, from_text, needs_keypoints
-from ndd.stages.work import SearchTask, decided_rows, extract_missing
+from ndd.stages.verify import evidence_values, from_text
+from ndd.stages.work import SearchTask, decided_rows
 from ndd.tables import PairRow
-from ndd.types import Failure, ImageId, Relation
+from ndd.types import Failure, Relation
 from ndd.verify.geometry import GeometricEvidence
 from ndd.verify.score import PairEvidence, Scorer, estimate_prior, relation_of, threshold_for_precision
 
-__all__ = ["Verdicts", "judge", "parts"]
+__all__ = ["Verdicts", "completing", "judge", "parts"]
 
 Rows = NDArray[np.int64]
 
@@ -51,6 +51,15 @@ class _Candidates:
     scores: NDArray[np.float64]
 
 
+def completing(task: SearchTask, album: Album) -> Rows:
+    """(P, 2) pairs worth comparing beyond the candidates, sorted: they tell whether two linked groups are really one.
+
+    A search that looks at k neighbours cannot see all pairs of a larger group (see `ndd.groups.completions`). At most as
+    many as there are candidates: a scorer that accepts everything would ask for all pairs of the album.
+    """
+    return _Judge(task, album).completing()
+
+
 def judge(task: SearchTask, album: Album) -> Verdicts:
     """Score the candidates of a search and group the pictures. The same files in `task` give the same verdicts."""
     return _Judge(task, album).verdicts()
@@ -73,12 +82,9 @@ class _Judge:
         evidence = self._evidence(left, right, self._known(left, right))
         scores = self.scorer.score(evidence)
         prior = estimate_prior(scores, prior=self.scorer.prior)
-        self.scorer = self.scorer.with_prior(prior)
-        found = _Candidates(left, right, evidence, self.scorer.score(evidence))
+        found = _Candidates(left, right, evidence, self.scorer.with_prior(prior).score(evidence))
         # A pair that is likelier distinct is not accepted, even where many sure ones would make up for it.
         threshold = max(threshold_for_precision(found.scores, self.config.precision), 0.5)
-        # A search that looks at k neighbours cannot see all pairs of a larger group: look at those that would tell.
-        found = self._completed(found, threshold)
         rows = [self._row(found, at, threshold) for at in range(len(found.left))]
         accepted = [row for row in rows if row.duplicate]
         rows = [row for row in rows if row.duplicate or row.score >= self.config.floor]
@@ -91,6 +97,21 @@ class _Judge:
             prior=prior,
             duplicates=len(accepted) + len(exact),
         )
+
+    def completing(self) -> Rows:
+        accepted = [row for row in self.verdicts().pairs if row.duplicate and row.relation is not Relation.EXACT]
+        paths, links = self._links(accepted)
+        asked = completions(paths, links, must=self._named(self.must), cannot=self._named(self.cannot))
+        at = {path: row for row, path in enumerate(self.paths)}
+        table, sides = self.task.read_candidates(), self.album.numbers("side")
+        known = set(zip(*(table.column(name).to_pylist() for name in ("left", "right")), strict=True))
+        pairs = [(at[a], at[b]) for a, b in asked]
+        extra = [
+            (a, b)
+            for a, b in pairs
+            if (a, b) not in known and self.ids[a] != self.ids[b] and (not self.task.sided or sides[a] != sides[b])
+        ]
+        return merge(np.asarray(extra[: max(1000, len(known))], np.int64).reshape(-1, 2))
 
     def _known(self, left: Rows, right: Rows) -> list[GeometricEvidence | None]:
         """What verification wrote; None for a pair that needed none or whose pictures are gone."""
@@ -115,51 +136,6 @@ class _Judge:
             )
             for at in range(len(left))
         ]
-
-    def _completed(self, found: _Candidates, threshold: float) -> _Candidates:
-        rows = [self._row(found, at, threshold) for at in range(len(found.left))]
-        paths, links = self._links([row for row in rows if row.duplicate])
-        asked = completions(paths, links, must=self._named(self.must), cannot=self._named(self.cannot))
-        at = {path: row for row, path in enumerate(self.paths)}
-        sides = self.album.numbers("side")
-        known = set(zip(found.left.tolist(), found.right.tolist(), strict=True))
-        extra = [(at[a], at[b]) for a, b in asked if (at[a], at[b]) not in known]
-        extra = [
-            (a, b) for a, b in extra if self.ids[a] != self.ids[b] and (not self.task.sided or sides[a] != sides[b])
-        ]
-        if not extra:
-            return found
-        left, right = merge(np.asarray(extra, np.int64)).T
-        evidence = self._evidence(left, right, self._verified(left, right))
-        order = np.lexsort((np.concatenate([found.right, right]), np.concatenate([found.left, left])))
-        joined = [*found.evidence, *evidence]
-        return _Candidates(
-            np.concatenate([found.left, left])[order],
-            np.concatenate([found.right, right])[order],
-            [joined[row] for row in order],
-            np.concatenate([found.scores, self.scorer.score(evidence)])[order],
-        )
-
-    def _verified(self, left: Rows, right: Rows) -> list[GeometricEvidence | None]:
-        """Verify pairs here and now."""
-        if self.config.verify == "none":
-            return [None] * len(left)
-        quality = self.album.numbers("quality")
-        distance = pair_distances(self.album.vectors, left, right)
-        bits, upright = pair_hash_bits(self.album.hashes, left, right)
-        unsettled = needs_keypoints(distance, bits, upright, np.minimum(quality[left], quality[right]))
-        rows = np.unique(np.concatenate([left[unsettled], right[unsettled]]))
-        extract_missing(self.task, self.album, rows, self.task.decoder())
-        store = self.task.keypoint_store()
-        found: list[GeometricEvidence | None] = []
-        for a, b, wanted in zip(left, right, unsettled, strict=True):
-            ids = ImageId(self.ids[a]), ImageId(self.ids[b])
-            left_keys, right_keys = (store.get(id) if wanted else None for id in ids)
-            if left_keys is None or right_keys is None:
-                found.append(None)
-            else:
-                found.append(compare(left_keys, right_keys, left_id=ids[0], right_id=ids[1]))
-        return found
 
     def _row(self, found: _Candidates, at: int, threshold: float) -> PairRow:
         left, right = int(found.left[at]), int(found.right[at])

@@ -34,6 +34,7 @@ __all__ = [
     "collect",
     "decided_rows",
     "extract_missing",
+    "put_candidates",
 ]
 
 Batch = Mapping[str, Any]
@@ -137,11 +138,11 @@ class EmbedWork:
     """Decode and embed files: {"path", "uri", "size", "mtime_ns"} → one chunk of rows `pictures_schema`."""
 
     def __init__(self, task: SearchTask) -> None:
-        from ndd.model import checkpoint  # torch takes seconds to import, and the other workers do without
+        from ndd.model.directory import describe
         from ndd.stages.embed import Embedder
 
         self._decoder = task.decoder()
-        self._embedder = Embedder(checkpoint.load(task.model))
+        self._embedder = Embedder(describe(task.model))
         self._pictures, self._failed = task.picture_store(), task.failure_store()
 
     def __call__(self, batch: Batch) -> Counts:
@@ -236,13 +237,17 @@ def collect(task: SearchTask) -> Counts:
     proposed = task.proposal_store().read()
     found = np.stack([proposed.column(name).to_numpy() for name in ("left", "right")], axis=1).astype(np.int64)
     decided = [decided_rows(album, pairs, sided=task.sided) for pairs in (task.must, task.cannot)]
-    pairs = merge(np.concatenate([found, *decided]))
+    return put_candidates(task, album, merge(np.concatenate([found, *decided])))
+
+
+def put_candidates(task: SearchTask, album: Album, pairs: NDArray[np.int64]) -> Counts:
+    """Make `pairs` (P, 2), sorted, the candidates, and see to the keypoints they need. Counts as `collect`."""
     left, right = pairs[:, 0], pairs[:, 1]
-    distance = pair_distances(album.vectors, left, right)
-    bits, upright = pair_hash_bits(album.hashes, left, right)
-    quality = album.numbers("quality")
     verify = np.zeros(len(pairs), bool)
     if task.config.verify == "keypoints":
+        distance = pair_distances(album.vectors, left, right)
+        bits, upright = pair_hash_bits(album.hashes, left, right)
+        quality = album.numbers("quality")
         verify = needs_keypoints(distance, bits, upright, np.minimum(quality[left], quality[right]))
         extract_missing(task, album, np.unique(pairs[verify]), task.decoder())
     write_table(task.candidates, pa.table({"left": left, "right": right}, schema=PROPOSALS))

@@ -71,6 +71,8 @@ def test_in_any_file_order(search: Search, album: Path, expected: tuple[bytes, b
 
 ON_RAY = """
 import sys
+import pyarrow as pa
+from ndd.errors import InputError
 from ndd.find import FindRequest, find
 from pipelines.session import ray_session
 from pipelines.stages import RayRunner
@@ -79,6 +81,24 @@ album, model, out = sys.argv[1:]
 with ray_session(workers=2):
     for workers, block in ((2, None), (1, 5)):
         find(FindRequest(paths=[album], out=f"{out}/{workers}", model=model, block=block), RayRunner(workers=workers))
+
+    def refuse(task):
+        raise InputError(f"{task}: refused; ask otherwise")
+
+    def refuse_later(task):
+        return lambda batch: refuse(task)
+
+    ray, items = RayRunner(workers=2), pa.table({"row": [1, 2, 3]})
+    runs = (
+        lambda: ray.call(refuse, "a call"),
+        lambda: ray.map(refuse, "a start", items, block=1),
+        lambda: ray.map(refuse_later, "a chunk", items, block=1),
+    )
+    for run in runs:
+        try:
+            run()
+        except InputError as error:
+            print(error)
 """
 
 
@@ -89,6 +109,8 @@ def test_on_ray_with_one_or_two_workers_and_any_batch(
     command = [sys.executable, "-c", ON_RAY, str(album), str(model), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=290)
     assert (done.returncode, done.stderr) == (0, "")
+    refused = [f"{where}: refused; ask otherwise" for where in ("a call", "a start", "a chunk")]
+    assert done.stdout.splitlines() == refused, "an error of ours arrives as it was raised"
     for workers in ("1", "2"):
         found = tuple((tmp_path / workers / f"{name}.parquet").read_bytes() for name in ("pairs", "groups"))
         assert found == expected

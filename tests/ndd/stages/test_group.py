@@ -1,55 +1,63 @@
-"""Which pictures are parts of others, from the evidence of their pairs."""
+"""From evidence to groups: what the last steps add to the parts that are tested by themselves."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
+import cv2
+import numpy as np
+import pytest
+
+from ndd.config import FindConfig
+from ndd.find import FindRequest, find
+from ndd.local import LocalRunner
 from ndd.stages.group import parts
-from ndd.tables import PairRow
-from ndd.types import Pair, Relation
+from ndd.tables import PairRow, read_groups
+from ndd.types import Relation
+from tests.samples import photographs, small_model
 
-IDENTITY = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+
+def test_a_group_larger_than_the_neighbourhood_comes_out_whole(tmp_path: Path) -> None:
+    """With two neighbours each, ten copies are linked loosely; the second look makes them one group."""
+    album = tmp_path / "album"
+    album.mkdir()
+    pixels = photographs()["astronaut"]
+    for number in range(10):
+        cutting = pixels[number : number + 150, 2 * number : 2 * number + 170, ::-1]
+        cv2.imwrite(str(album / f"{number}.png"), np.ascontiguousarray(cutting))
+    config = FindConfig(neighbours=2, hash_bits=0)
+    request = FindRequest(paths=[album], out=tmp_path / "out", model=small_model(tmp_path / "model"), config=config)
+    run = find(request, LocalRunner(workers=1))
+    assert run["candidates"]["pairs"] - run["candidates"]["completing"] <= 20
+    assert run["candidates"]["completing"] > 0
+    assert [row.path for row in read_groups(tmp_path / "out" / "groups.parquet")] == [f"{n}.png" for n in range(10)]
+    assert run["groups"] == 1
 
 
-def row(a: str, b: str, *, a_within_b: float | None = None, duplicate: bool = True) -> PairRow:
-    """A pair in which `a` lies wholly within `b` and shows that share of it; None: told by the hash alone."""
-    pair = Pair.of(a, b)
-    evidence: dict[str, Any] = {"transform": None}
-    if a_within_b is not None:
-        small, full = ("left", "right") if pair.left == a else ("right", "left")
-        evidence = {
-            "transform": IDENTITY,
-            f"overlap_{small}": 1.0,
-            f"explained_{small}": 1.0,
-            f"overlap_{full}": a_within_b,
-            f"explained_{full}": a_within_b,
-        }
+def pair(**evidence: object) -> PairRow:
+    base = {"transform": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}
     return PairRow(
-        left=pair.left,
-        right=pair.right,
-        score=0.999,
-        duplicate=duplicate,
-        relation=Relation.EDITED,
-        distance=0.1,
-        evidence=evidence,
+        left="a", right="b", score=1.0, duplicate=True, relation=Relation.EDITED, distance=0.1, evidence=base | evidence
     )
 
 
-def test_a_crop_is_a_part_of_its_original() -> None:
-    assert parts([row("crop", "original", a_within_b=0.6)]) == {"crop": 0.6}
+@pytest.mark.parametrize(
+    ("overlaps", "explained", "expected"),
+    [
+        ((1.0, 0.4), (0.9, 0.36), {"a": 0.4}),  # a is a crop of b
+        ((0.3, 1.0), (0.24, 0.8), {"b": 0.3}),  # b is a crop of a
+        ((1.0, 0.6), (0.9, 0.9), {}),  # b is a with a plain border: as much contrast, nothing cut off
+        ((0.7, 0.7), (0.6, 0.6), {}),  # shifted: neither lies in the other
+        ((1.0, 0.2), (0.3, 0.06), {}),  # too little of a is explained to say so
+    ],
+)
+def test_a_crop_is_a_part_and_a_bordered_copy_is_not(
+    overlaps: tuple[float, float], explained: tuple[float, float], expected: dict[str, float]
+) -> None:
+    evidence = dict(zip(("overlap_left", "overlap_right"), overlaps, strict=True))
+    evidence |= dict(zip(("explained_left", "explained_right"), explained, strict=True))
+    assert parts([pair(**evidence)]) == pytest.approx(expected)
 
 
-def test_a_bordered_copy_does_not_make_its_original_a_part() -> None:
-    pairs = [
-        row("original", "bordered", a_within_b=0.85),
-        row("original", "resaved"),
-        row("crop", "original", a_within_b=0.6),
-        row("crop", "bordered", a_within_b=0.5),
-        row("crop", "resaved", a_within_b=0.6),
-        row("resaved", "bordered", a_within_b=0.85),
-    ]
-    assert parts(pairs) == {"crop": 0.6}
-
-
-def test_what_is_no_duplicate_has_no_vote() -> None:
-    assert parts([row("a", "b", a_within_b=0.4, duplicate=False)]) == {}
+def test_without_an_alignment_nothing_is_said_of_parts() -> None:
+    assert parts([pair(transform=None)]) == {}
