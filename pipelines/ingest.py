@@ -1,13 +1,17 @@
-"""`python -m pipelines ingest`: folders → manifest (content id, size, date, split), failures, and a pack for training.
+"""`python -m pipelines ingest`: folders, object stores, tars, Parquet → manifest (content id, size, date, split, group),
+failures, and a pack for training.
 
 DIR/manifest.parquet   one row per readable picture       DIR/failures.parquet   the others, with stage and reason
 DIR/pack/              with --pack SIZE: decoded squares   DIR/run.json           written last
+DIR/parts/             with --parts: the pack in files of at most 36 MiB, to be carried to another machine
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,25 +20,28 @@ from typing import Any
 import pyarrow as pa
 
 from ndd.config import DecodeLimits
-from ndd.data.manifest import MANIFEST, ManifestRow, assign_splits, manifest_digest, write_manifest
+from ndd.data.manifest import MANIFEST, ManifestRow, assign_splits, join_groups, manifest_digest, write_manifest
 from ndd.data.pack import write_pack
-from ndd.data.scan import Source, scan
-from ndd.data.uris import text_to_uri
-from ndd.errors import NothingReadable, UsageError
-from ndd.find import block_size, listing_digest, listing_table
+from ndd.data.parts import write_parts
+from ndd.data.scan import Source
+from ndd.data.uris import text_to_uri, uri_to_text
+from ndd.errors import InputError, NothingReadable, SchemaError, UsageError
+from ndd.find import block_size, listing_digest
 from ndd.runs import Output, State, code_version, open_output, read_run, stage_key
 from ndd.stages.chunks import FAILED, ChunkStore
-from ndd.stages.decode import Decoder
+from ndd.stages.chunks import MANIFEST as LISTING
+from ndd.stages.decode import Decoder, Reading
 from ndd.stages.work import Counts
 from ndd.tables import write_failures
 from ndd.types import Failure, ImageId
 from pipelines.session import default_workers, ray_session
+from pipelines.sources import Listed, list_sources, read_source
 from pipelines.stages import RayRunner
 
 __all__ = ["ListTask", "ListWork", "add_arguments", "run"]
 
 PACK_FILES = ("images.npy", "pictures.parquet", "failures.parquet", "pack.json")
-_LISTED = pa.schema([field for field in MANIFEST if field.name not in ("sha256", "split")])
+_LISTED = pa.schema([field for field in MANIFEST if field.name not in ("sha256", "split", "group")])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +60,25 @@ class ListTask:
         return ChunkStore(Path(self.partial) / "failed", FAILED)
 
 
+class _Reader(Decoder):
+    """Reads pictures wherever they lie."""
+
+    def file(self, uri: Any) -> bytes:
+        return read_source(uri, limits=self._limits)
+
+    def read(self, content: bytes) -> Reading:
+        reading = super().read(content)
+        reading.facts["size"] = len(content)
+        return reading
+
+
 class ListWork:
     """Read and decode files: {"path", "uri"} → rows of the manifest. Decoding is what tells a cut file from a whole one."""
 
     def __init__(self, task: ListTask) -> None:
         self._task = task
         # The square is not needed: a small one costs least.
-        self._decoder = Decoder(task.limits, size=32)
+        self._decoder = _Reader(task.limits, size=32)
 
     def __call__(self, batch: Mapping[str, Any]) -> Counts:
         """Counts: images, failed."""
@@ -67,7 +86,7 @@ class ListWork:
         good = [(at, answer.facts) for at, answer in enumerate(answers) if not isinstance(answer, Failure)]
         bad = [answer for answer in answers if isinstance(answer, Failure)]
         if good:
-            given = {name: [batch[name][at] for at, _ in good] for name in ("path", "uri", "size")}
+            given = {name: [batch[name][at] for at, _ in good] for name in ("path", "uri")}
             found = {name: [facts[name] for _, facts in good] for name in _LISTED.names if name not in given}
             self._task.listed().write(given | found, of=given["path"])
         if bad:
@@ -78,13 +97,27 @@ class ListWork:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `python -m pipelines ingest`."""
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="folders or picture files")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="folders, picture files, .tar and .parquet files with pictures, URLs (s3://bucket/prefix …)",
+    )
     parser.add_argument("--out", required=True, metavar="DIR")
     parser.add_argument(
         "--test", type=float, default=0.2, metavar="SHARE", help="share of contents kept for testing (0.2)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the split (0)")
+    parser.add_argument(
+        "--groups",
+        type=Path,
+        metavar="CSV",
+        help="columns path (or image) and group: whole groups on one side of the cut",
+    )
     parser.add_argument("--pack", type=int, metavar="SIZE", help="also store the pictures as squares of SIZE pixels")
+    parser.add_argument(
+        "--parts", action="store_true", help="with --pack: the pack once more, in files of at most 36 MiB"
+    )
     parser.add_argument("--workers", type=int, metavar="N", help="how many work at once (default: one per core)")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an output made with other settings or pictures"
@@ -98,6 +131,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--test {arguments.test}: a share of the pictures lies in 0…1")
     if arguments.pack is not None and not 16 <= arguments.pack <= 1024:
         raise UsageError(f"--pack {arguments.pack}: a size in pixels lies in 16…1024")
+    if arguments.parts and arguments.pack is None:
+        raise UsageError("--parts has no effect without --pack SIZE, which says what to cut up")
     told = ingest(arguments)
     if arguments.json:
         print(json.dumps(told, indent=2, sort_keys=True, ensure_ascii=False))  # noqa: T201
@@ -108,11 +143,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def ingest(arguments: argparse.Namespace) -> dict[str, Any]:
     """List and pack the pictures; what run.json holds. Raises NothingReadable, StaleOutput, StoreError."""
-    sources, missed = scan(arguments.paths)
-    settings = {name: getattr(arguments, name) for name in ("test", "seed", "pack")}
-    manifest = listing_table(sources)
+    sources, missed = list_sources(arguments.paths)
+    settings = {name: getattr(arguments, name) for name in ("test", "seed", "pack", "parts")}
+    groups = None if arguments.groups is None else _read_groups(arguments.groups)
+    manifest = _listing(sources)
     key = stage_key(
-        {"stage": "ingest", **settings},
+        {"stage": "ingest", "groups": groups, **settings},
         manifest_digest=listing_digest(manifest, missed),
         model_digests={},
         code_version=code_version(),
@@ -126,21 +162,24 @@ def ingest(arguments: argparse.Namespace) -> dict[str, Any]:
             items = manifest.select(["path", "uri", "size"])
             tally = RayRunner(workers=workers).map(ListWork, task, items, block=block_size(len(items)))
         failures = [*missed, *(Failure(**row) for row in task.failed().read().to_pylist())]
-        rows = assign_splits(_rows(task), test=arguments.test, seed=arguments.seed)
+        rows = _rows(task)
+        if groups is not None:
+            groups = _groups_of(rows, groups)
+        rows = assign_splits(rows, groups=groups, test=arguments.test, seed=arguments.seed)
         write_failures(output.path("failures.parquet"), failures)
         if not rows:
             raise NothingReadable(
                 f"{', '.join(arguments.paths)}: no picture there that can be read; name another folder"
             )
         write_manifest(output.path("manifest.parquet"), rows)
-        if arguments.pack is not None:
-            _pack(arguments.pack, output, rows)
+        parts = 0 if arguments.pack is None else _pack(arguments.pack, output, rows, parts=arguments.parts)
         return output.finish(
             {
                 "images": len(sources) + len(missed),
                 "readable": len(rows),
                 "failed": len(failures),
                 "contents": len({row.id for row in rows}),
+                "parts": parts,
                 "splits": {
                     str(split): sum(row.split == split for row in rows) for split in {row.split for row in rows}
                 },
@@ -161,7 +200,49 @@ def _rows(task: ListTask) -> list[ManifestRow]:
     ]
 
 
-def _pack(size: int, output: Output, rows: Sequence[ManifestRow]) -> None:
-    """Store the listed pictures as squares; a manifest's pictures that share their bytes are stored once."""
+def _listing(sources: Sequence[Listed]) -> Any:
+    """Arrow table of what was found, as `ndd.find.listing_digest` reads it."""
+    columns = [
+        [source.path for source in sources],
+        [uri_to_text(source.uri) for source in sources],
+        [source.size for source in sources],
+        [source.stamp for source in sources],
+        [0] * len(sources),
+    ]
+    return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, LISTING, strict=True)], schema=LISTING)
+
+
+def _read_groups(path: Path) -> dict[str, str]:
+    """path → group. Raises InputError, SchemaError."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--groups {path}: cannot be read ({error}); name a CSV file") from None
+    name = "path" if rows and "path" in rows[0] else "image"
+    if not rows or name not in rows[0] or "group" not in rows[0]:
+        raise SchemaError(f"--groups {path}: expected columns path (or image) and group, and at least one row")
+    return {row[name]: row["group"] for row in rows}
+
+
+def _groups_of(rows: Sequence[ManifestRow], groups: Mapping[str, str]) -> dict[str, str]:
+    """The group of each path; one of its own for what is in none. Pictures with the same bytes are in one group."""
+    named = [groups.get(row.path, f"id {row.id}") for row in rows]
+    first: dict[ImageId, int] = {}
+    links = [(first.setdefault(row.id, at), at) for at, row in enumerate(rows)]
+    joined = join_groups(named, links)
+    return {row.path: row.id if group == f"id {row.id}" else group for row, group in zip(rows, joined, strict=True)}
+
+
+def _pack(size: int, output: Output, rows: Sequence[ManifestRow], *, parts: bool) -> int:
+    """Store the listed pictures as squares, those that share their bytes once; how many parts they were cut into."""
     names = output.paths(*(f"pack/{name}" for name in PACK_FILES))
-    write_pack([Source(row.path, row.uri) for row in rows], names[0].parent, size)
+    pack = write_pack([Source(row.path, row.uri) for row in rows], names[0].parent, size, read=read_source)
+    if not parts:
+        return 0
+    with tempfile.TemporaryDirectory(dir=output.partial, prefix="parts-") as scratch:
+        written = [*write_parts(pack, scratch), Path(scratch) / "parts.json"]
+        for source, target in zip(written, output.paths(*(f"parts/{path.name}" for path in written)), strict=True):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.replace(target)
+    return len(written) - 1

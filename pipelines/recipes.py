@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from itertools import product
+from typing import Literal
 
 from ndd.config import ModelConfig, StnConfig
 from ndd.data.edits import EditConfig
+from ndd.data.sampling import SamplingConfig
 from ndd.errors import UsageError
 from ndd.training.config import LossConfig, OptimConfig, Stage, TrainConfig
 
-__all__ = ["RECIPES", "paper", "recipe", "small", "smoke_cpu"]
+__all__ = ["RECIPES", "base", "fine_tunes", "loop_cpu", "paper", "paper_proxy", "proxy", "recipe", "small", "smoke_cpu"]
 
 
 def smoke_cpu() -> TrainConfig:
@@ -42,25 +46,112 @@ def small() -> TrainConfig:
     )
 
 
-def paper() -> TrainConfig:
-    """As the paper describes it: affine STN and ResNet-50 at 224 pixels, contrastive loss on labelled pairs, Adam with
-    weight decay, the rate lowered in steps, 25 epochs, a fifth held out; pretrained weights where they can be reached.
+def base() -> TrainConfig:
+    """The large one, for GPUs: affine STN and ResNet-50, bf16, InfoNCE over the batches of all workers, 128 then 224 pixels.
 
-    The STN's own losses are off: it learns from the pairs alone. Our choice, where the paper leaves room: margin 1 on
-    the Euclidean distance of unit vectors, edits at full strength from the start.
+    A pack for it is stored at 288 pixels. With teacher features: `--teacher` and `--set loss.teacher=1`.
     """
     return TrainConfig(
+        model=ModelConfig(backbone="resnet50", image_size=224, dim=512),
+        loss=LossConfig(kind="infonce", temperature=0.05, alignment=1.0, pose=4.0),
+        optim=OptimConfig(name="adamw", lr=1e-3, schedule="cosine", warmup=0.03, ema=0.999, localization_lr=0.5),
+        stages=(Stage(until=0.7, size=128, batch=512), Stage(until=1.0, size=224, batch=256)),
+        epochs=100,
+        ramp=0.3,
+        holdout=0.05,
+        precision="bf16",
+    )
+
+
+def proxy() -> TrainConfig:
+    """The affordable ablation: 8,000 pictures, 112 pixels, 10 epochs. Enough to tell two designs apart, not to ship one.
+
+    The same pictures and the same cut in every run of a seed, whatever else is `--set`. Needs teacher features, as `small`.
+    """
+    return TrainConfig(
+        model=ModelConfig(backbone="resnet18", image_size=112, dim=256),
+        loss=LossConfig(kind="infonce", temperature=0.07, teacher=2.0, alignment=1.0, pose=8.0),
+        optim=OptimConfig(name="adamw", lr=1.5e-3, schedule="cosine", warmup=0.03, ema=0.99, localization_lr=1.0),
+        stages=(Stage(until=1.0, size=112, batch=64),),
+        epochs=10,
+        limit=8000,
+        ramp=0.3,
+        holdout=0.05,
+    )
+
+
+def loop_cpu() -> TrainConfig:
+    """Fine-tuning on people's decisions in at most three minutes on two cores: what the feedback loop runs.
+
+    Starts from a model (`--init`, whose network and picture size it takes over) and needs `--decisions`. A third of the
+    pairs are decided ones, the others are made from the album as usual, with strangers that the model finds hard, so that
+    what it knew is not forgotten. BatchNorm is left as it is: there are too few pictures to estimate it anew.
+    """
+    return TrainConfig(
+        model=ModelConfig(backbone="resnet18", image_size=48, dim=256),
+        loss=LossConfig(kind="contrastive", distance="euclidean", margin=1.0, alignment=0.5, pose=0.5),
+        sampling=SamplingConfig(hard=0.5, first=0, neighbours=10, pool=1024, decisions=0.33),
+        optim=OptimConfig(name="adamw", lr=1e-4, schedule="cosine", warmup=0.1, ema=0.98, localization_lr=0.1),
+        stages=(Stage(until=1.0, size=48, batch=32),),
+        epochs=3,
+        examples=512,
+        ramp=0.0,
+        holdout=0.1,
+        freeze_batchnorm=True,
+    )
+
+
+def paper(
+    kind: Literal["contrastive", "triplet"] = "contrastive",
+    distance: Literal["euclidean", "cosine"] = "euclidean",
+    schedule: Literal["step", "plateau"] = "step",
+) -> TrainConfig:
+    """As the paper describes it: affine STN and ResNet-50 at 224 pixels, contrastive or triplet loss on the pair and triplet
+    streams, Adam with weight decay, StepLR or ReduceLROnPlateau, 25 epochs, a fifth held out; pretrained weights where they
+    can be reached (else `--set model.pretrained=false`).
+
+    The STN's own losses are off: it learns from the pairs alone. Our choice, where the paper leaves room: the margins, and
+    edits at full strength from the start. Its variants by name: `paper[_triplet][_cosine][_plateau]`.
+    """
+    margins = {"contrastive": {"euclidean": 1.0, "cosine": 0.5}, "triplet": {"euclidean": 0.5, "cosine": 0.3}}
+    return TrainConfig(
         model=ModelConfig(backbone="resnet50", image_size=224, dim=256, pooling="avg", pretrained=True),
-        loss=LossConfig(kind="contrastive", distance="euclidean", margin=1.0, alignment=0.0, pose=0.0),
+        loss=LossConfig(kind=kind, distance=distance, margin=margins[kind][distance], alignment=0.0, pose=0.0),
         edits=EditConfig(),
         optim=OptimConfig(
-            name="adam", lr=1e-4, weight_decay=1e-4, schedule="step", step_epochs=10, gamma=0.1, warmup=0.0, ema=0.0
+            name="adam",
+            lr=1e-4,
+            weight_decay=1e-4,
+            schedule=schedule,
+            step_epochs=10 if schedule == "step" else 3,
+            gamma=0.1,
+            warmup=0.0,
+            ema=0.0,
         ),
         stages=(Stage(until=1.0, size=224, batch=32),),
         epochs=25,
         ramp=0.0,
         holdout=0.2,
     )
+
+
+def paper_proxy() -> TrainConfig:
+    """One fold of five of the paper's run at a proxy's cost: ResNet-18 from scratch, 8,000 pictures, 112 pixels, 10 epochs.
+
+    The others: `--set fold=1` … `--set fold=4`.
+    """
+    cheap = {
+        "model.backbone": "resnet18",
+        "model.image_size": 112,
+        "model.pretrained": False,
+        "optim.lr": 1e-3,
+        "optim.step_epochs": 4,
+        "stages": [{"until": 1.0, "size": 112, "batch": 64}],
+        "epochs": 10,
+        "limit": 8000,
+        "folds": 5,
+    }
+    return paper().with_overrides(cheap)
 
 
 def _without_stn(make: Callable[[], TrainConfig]) -> Callable[[], TrainConfig]:
@@ -70,14 +161,48 @@ def _without_stn(make: Callable[[], TrainConfig]) -> Callable[[], TrainConfig]:
     return twin
 
 
-_FULL: dict[str, Callable[[], TrainConfig]] = {"smoke_cpu": smoke_cpu, "small": small, "paper": paper}
+def _papers() -> dict[str, Callable[[], TrainConfig]]:
+    kinds: tuple[Literal["contrastive", "triplet"], ...] = ("contrastive", "triplet")
+    distances: tuple[Literal["euclidean", "cosine"], ...] = ("euclidean", "cosine")
+    schedules: tuple[Literal["step", "plateau"], ...] = ("step", "plateau")
+    plain = ("contrastive", "euclidean", "step")
+    return {
+        "_".join(["paper", *(word for word, usual in zip(words, plain, strict=True) if word != usual)]): partial(
+            paper, *words
+        )
+        for words in product(kinds, distances, schedules)
+    }
+
+
+_FULL: dict[str, Callable[[], TrainConfig]] = {
+    "smoke_cpu": smoke_cpu,
+    "loop_cpu": loop_cpu,
+    "small": small,
+    "base": base,
+    "proxy": proxy,
+    "paper_proxy": paper_proxy,
+    **_papers(),
+}
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = _FULL | {f"{n}_no_stn": _without_stn(f) for n, f in _FULL.items()}
 """Every recipe by the name that the command line knows it by."""
 
 
-def recipe(name: str) -> TrainConfig:
-    """The recipe called `name`; UsageError names those there are."""
+def fine_tunes(name: str) -> bool:
+    """Does this recipe go on with a model, rather than make one?"""
+    return name in ("loop_cpu", "loop_cpu_no_stn")
+
+
+def recipe(name: str, *, init: ModelConfig | None = None) -> TrainConfig:
+    """The recipe called `name`; UsageError names those there are.
+
+    init: network of the model that the run starts from, which a recipe that fine-tunes takes over.
+    """
     if name not in RECIPES:
         raise UsageError(f"--recipe {name}: there is no such recipe; choose one of {', '.join(RECIPES)}")
-    return RECIPES[name]()
+    config = RECIPES[name]()
+    if init is None or not fine_tunes(name):
+        return config
+    stages = [{"until": stage.until, "size": init.image_size, "batch": stage.batch} for stage in config.stages]
+    kind = config.model.stn.kind if name.endswith("_no_stn") else init.stn.kind
+    return config.with_overrides({"model": init.to_dict(), "stages": stages}).with_overrides({"model.stn.kind": kind})

@@ -2,7 +2,8 @@
 
     pair stream      left, right, label            label 0 = duplicate, 1 = not, as in the paper
     triplet stream   anchor, positive, negative
-    both also        picture (row number of the first role); for each role its known geometry, <role>_to_picture, <role>_pose
+    both also        picture, partner (row numbers of the first two roles); for each role its known geometry,
+                     <role>_to_picture and <role>_pose
 
 What an epoch consists of is drawn beforehand (`ndd.training.plan`), from the seed and the epoch alone; a stream carries a
 worker's part of it out, step after step. So each training worker makes a small dataset of its own per epoch, over step
@@ -23,14 +24,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ndd.data.manifest import read_manifest
+from ndd.data.manifest import read_uris
 from ndd.data.pack import load_pack, square_of
+from ndd.data.sampling import DecidedPairs, HardNegatives
+from ndd.data.uris import text_to_uri
 from ndd.errors import StoreError, UsageError
-from ndd.images import read_file
 from ndd.training.ahead import read_ahead
 from ndd.training.config import TrainConfig
 from ndd.training.plan import Batch, EpochPlan, Indexes, Pictures, make_batch, plan_epoch
 from ndd.training.workers import Share
+from pipelines.sources import read_source
 
 __all__ = ["Files", "PictureStore", "batches_from", "pair_stream", "stream_plan", "triplet_stream"]
 
@@ -42,10 +45,11 @@ _PATIENCE = 600.0
 
 
 class Files:
-    """Pictures decoded when they are asked for, from files; `Pictures` over the rows of a manifest."""
+    """Pictures decoded when they are asked for, from wherever a manifest says; `Pictures` over its rows."""
 
-    def __init__(self, uris: tuple[str, ...], size: int) -> None:
-        self._uris = uris
+    def __init__(self, manifest: Path, size: int) -> None:
+        # The names alone, as Arrow keeps them: some 100 bytes for a picture.
+        self._uris = read_uris(manifest)
         self._size = size
 
     def __len__(self) -> int:
@@ -53,7 +57,8 @@ class Files:
 
     def __getitem__(self, rows: Indexes) -> NDArray[np.uint8]:
         """(B, S, S, 3). Raises DecodeError for a file that was readable when the manifest was made and is not any more."""
-        return np.stack([square_of(read_file(self._uris[row]), self._size) for row in rows])
+        uris = (text_to_uri(self._uris[int(row)].as_py()) for row in rows)
+        return np.stack([square_of(read_source(uri), self._size) for uri in uris])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,29 +83,47 @@ def _open(path: Path, size: int) -> Pictures:
         if pack.size != size:
             raise StoreError(f"{path}: holds pictures of {pack.size} pixels, {size} were asked for; write it again")
         return pack.images
-    return Files(tuple(row.uri for row in read_manifest(path)), size)
+    return Files(path, size)
 
 
 def pair_stream(
-    config: TrainConfig, store: PictureStore, training: Indexes, *, epoch: int, share: Share, cpus: float = 0.25
+    config: TrainConfig,
+    store: PictureStore,
+    training: Indexes,
+    *,
+    epoch: int,
+    share: Share,
+    hard: HardNegatives | None = None,
+    decided: DecidedPairs | None = None,
+    cpus: float = 0.25,
 ) -> Any:
     """A Ray dataset with a row per pair of a worker's share of an epoch, in order. UsageError if the run wants triplets.
 
-    training: row numbers of the pictures to train on. cpus: logical CPUs of one task; leave room for it beside the
-    training workers, else both wait for ever.
+    training: row numbers of the pictures to train on. hard, decided: see `plan_epoch`. cpus: logical CPUs of one task;
+    leave room for it beside the training workers, else both wait for ever.
     """
     if config.loss.kind == "triplet":
         raise UsageError("loss.kind is 'triplet', which pairs cannot feed; use the triplet stream")
-    return stream_plan(plan_epoch(config, training, epoch=epoch), store, share=share, cpus=cpus)
+    plan = plan_epoch(config, training, epoch=epoch, hard=hard, decided=decided)
+    return stream_plan(plan, store, share=share, cpus=cpus)
 
 
 def triplet_stream(
-    config: TrainConfig, store: PictureStore, training: Indexes, *, epoch: int, share: Share, cpus: float = 0.25
+    config: TrainConfig,
+    store: PictureStore,
+    training: Indexes,
+    *,
+    epoch: int,
+    share: Share,
+    hard: HardNegatives | None = None,
+    decided: DecidedPairs | None = None,
+    cpus: float = 0.25,
 ) -> Any:
     """A Ray dataset with a row per triplet, otherwise as `pair_stream`. UsageError if the run wants pairs."""
     if config.loss.kind != "triplet":
         raise UsageError(f"loss.kind is {config.loss.kind!r}, which triplets cannot feed; use the pair stream")
-    return stream_plan(plan_epoch(config, training, epoch=epoch), store, share=share, cpus=cpus)
+    plan = plan_epoch(config, training, epoch=epoch, hard=hard, decided=decided)
+    return stream_plan(plan, store, share=share, cpus=cpus)
 
 
 def stream_plan(
@@ -143,7 +166,7 @@ class _MakeRows:
 
 def to_rows(batch: Batch) -> dict[str, NDArray[Any]]:
     """A batch as columns, an example per row; `from_rows` takes them back."""
-    columns = {"label": batch.labels, "picture": batch.pictures}
+    columns = {"label": batch.labels, "picture": batch.pictures, "partner": batch.partners}
     for name, view, to_picture, pose in zip(
         PAIR if len(batch.views) == 2 else TRIPLET, batch.views, batch.view_to_picture, batch.pose, strict=True
     ):
@@ -162,12 +185,14 @@ def from_rows(columns: Mapping[str, NDArray[Any]]) -> Batch:
 
     pictures = torch.tensor(columns["picture"])
     labels = torch.tensor(columns["label"]) if "label" in columns else torch.zeros_like(pictures)
+    partners = torch.tensor(columns["partner"])
     return Batch(
         views=tensors(""),
         view_to_picture=tensors("_to_picture"),
         pose=tensors("_pose"),
         labels=labels,
         pictures=pictures,
+        partners=partners,
     )
 
 

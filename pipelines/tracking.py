@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
+import shutil
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,10 +84,17 @@ class TrackedRun:
         metrics = [Metric(k, float(v), now, step) for k, v in figures.items() if k != "epoch" and math.isfinite(v)]
         _client(self.uri).log_batch(self.run_id, metrics=metrics)
 
+    def log_health(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Keep the curves of the epochs so far as the artifact `plots/health.png`."""
+        from pipelines.health import health_figure
+
+        _client(self.uri).log_figure(self.run_id, health_figure(history), "plots/health.png")
+
     def register(self, model: Path, *, tags: Mapping[str, str]) -> str:
         """Keep the model directory as an artifact and make it the newest version of `ndd`, without an alias.
 
-        Where there is no `ndd` yet, the model that comes with the package becomes version 1 first.
+        The artifact is a model directory that MLflow can load too (`mlflow.pyfunc.load_model("models:/ndd/1")`, see
+        `pipelines.pair_model`). Where there is no `ndd` yet, the model that comes with the package becomes version 1 first.
         Returns the version; a run has one, however often this is called.
         """
         noted = _read(self.directory / _FILE) or {}
@@ -127,10 +137,30 @@ def _create_registered_model(client: Any) -> bool:
 
 
 def _add_version(client: Any, run_id: str, model: Path, *, tags: Mapping[str, str]) -> str:
-    client.log_artifacts(run_id, str(model), artifact_path="model")
+    with tempfile.TemporaryDirectory(prefix="ndd-register-") as scratch:
+        copy = Path(shutil.copytree(model, Path(scratch) / "model"))
+        _describe_for_mlflow(copy, run_id)
+        client.log_artifacts(run_id, str(copy), artifact_path="model")
     source = f"{client.get_run(run_id).info.artifact_uri}/model"
     digests = {"embedding_digest": describe(model).embedding_digest}
     return str(client.create_model_version(REGISTERED_MODEL, source, run_id=run_id, tags={**digests, **tags}).version)
+
+
+def _describe_for_mlflow(directory: Path, run_id: str) -> None:
+    """Write `MLmodel` beside the model's own files: how MLflow loads it, what goes in and what comes out."""
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType
+
+    # A picture is a path (string) or a file's bytes (binary); a column of a signature has one type, hence Any.
+    pictures = Schema([ColSpec(AnyType(), name, required=False) for name in ("left", "right")])
+    kinds = {"score": DataType.double, "distance": DataType.double, "duplicate": DataType.boolean}
+    answers = Schema([ColSpec(kind, name) for name, kind in kinds.items()])
+    described = Model(run_id=run_id, signature=ModelSignature(inputs=pictures, outputs=answers))
+    # What `mlflow.pyfunc.add_to_model` adds; that module takes seconds to import, and warns of itself.
+    loader = {"loader_module": "pipelines.pair_model", "python_version": platform.python_version()}
+    described.add_flavor("python_function", **loader)
+    described.save(str(directory / "MLmodel"))
 
 
 def _experiment(client: Any, name: str) -> str:

@@ -16,17 +16,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ndd.errors import StaleOutput, StoreError, UsageError
+from ndd.config import ModelConfig
+from ndd.errors import ConfigError, StaleOutput, StoreError, UsageError
 from ndd.files import atomic_path, make_directory, try_lock
+from ndd.model.directory import describe
 from ndd.training.config import TrainConfig
-from pipelines.recipes import RECIPES, recipe
+from pipelines.recipes import RECIPES, fine_tunes, recipe
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `python -m pipelines train`."""
-    parser.add_argument("--data", type=Path, required=True, help="folder of pictures, manifest (.parquet) or pack")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of pictures, manifest (.parquet), pack or its parts"
+    )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="RUN", help="run directory; an interrupted run goes on"
     )
@@ -42,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="torch threads per worker (the machine's cores, shared out)")
     parser.add_argument("--init", type=Path, metavar="MODEL", help="model directory to start from")
     parser.add_argument("--teacher", type=Path, metavar="FEATURES.npy", help="teacher features, a row per picture")
+    parser.add_argument(
+        "--decisions",
+        type=Path,
+        metavar="PLACE",
+        help="people's decisions to mix in: a store's folder, .csv or .parquet",
+    )
     parser.add_argument("--stream", choices=("ray", "thread"), default="ray", help="who makes the views (ray engine)")
     parser.add_argument("--decode", choices=("once", "stream"), default="once", help="into a pack, or for every view")
     parser.add_argument("--save-seconds", type=float, default=60.0, help="between checkpoints within an epoch (60)")
@@ -51,14 +61,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, write RUN/model, print a summary as JSON; 0 if the run is complete, 143 if a signal stopped it."""
     args.workers = args.workers if args.workers is not None else {"ray": 2, "local": 1}[args.engine]
-    config = recipe(args.recipe).with_overrides(_settings(args.set))
+    config = recipe(args.recipe, init=_network(args)).with_overrides(_settings(args.set))
     _check(args, config)
     out: Path = args.out.absolute()
     with _hold(out, _note(args, config)), _stop_signal() as stopped:
         from pipelines import train_engines
         from pipelines.train_data import prepare
 
-        data = prepare(args.data.absolute(), out, config, decode=args.decode)
+        decisions = args.decisions and args.decisions.absolute()
+        data = prepare(args.data.absolute(), out, config, decode=args.decode, decisions=decisions)
         _same_data(out, data.digest)
         engine = train_engines.on_ray if args.engine == "ray" else train_engines.locally
         summary = engine(args, config, data, out, stopped)
@@ -76,6 +87,13 @@ def _settings(pairs: list[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
+def _network(args: argparse.Namespace) -> ModelConfig | None:
+    """That of the model to start from."""
+    if fine_tunes(args.recipe) and args.init is None:
+        raise UsageError(f"--recipe {args.recipe} goes on with a model; name its directory with --init")
+    return describe(args.init).config if args.init is not None and args.init.exists() else None
+
+
 def _check(args: argparse.Namespace, config: TrainConfig) -> None:
     if args.workers < 1:
         raise UsageError(f"--workers {args.workers}: at least 1")
@@ -90,7 +108,11 @@ def _check(args: argparse.Namespace, config: TrainConfig) -> None:
         raise UsageError("the recipe learns from a teacher; give --teacher FEATURES.npy or --set loss.teacher=0")
     if config.loss.teacher == 0 and args.teacher is not None:
         raise UsageError("--teacher has no effect while loss.teacher is 0; add --set loss.teacher=2")
-    for name in ("teacher", "init"):
+    if config.sampling.decisions > 0 and args.decisions is None:
+        raise UsageError("sampling.decisions mixes people's decisions in; name them with --decisions, or set it to 0")
+    if config.sampling.decisions == 0 and args.decisions is not None:
+        raise UsageError("--decisions has no effect while sampling.decisions is 0; add --set sampling.decisions=0.3")
+    for name in ("teacher", "init", "decisions"):
         given: Path | None = getattr(args, name)
         if given is not None and not given.exists():
             raise UsageError(f"--{name} {given}: there is no such file or directory")
@@ -98,7 +120,7 @@ def _check(args: argparse.Namespace, config: TrainConfig) -> None:
 
 def _note(args: argparse.Namespace, config: TrainConfig) -> dict[str, Any]:
     """What may not change when a run goes on."""
-    places = {name: getattr(args, name) for name in ("data", "teacher", "init")}
+    places = {name: getattr(args, name) for name in ("data", "teacher", "init", "decisions")}
     return {
         "config": config.to_dict(),
         "decode": args.decode,
@@ -117,7 +139,7 @@ def _hold(out: Path, note: Mapping[str, Any]) -> Iterator[None]:
         path = out / "train.json"
         if path.is_file():
             before = json.loads(path.read_text(encoding="utf-8"))
-            changed = [name for name, value in note.items() if before.get(name) != value]
+            changed = [name for name, value in note.items() if not _same(name, before.get(name), value)]
             if changed:
                 raise StaleOutput(f"{out}: holds a run with another {changed[0]}; name another --out or remove it")
         elif others := sorted(p.name for p in out.iterdir() if p.name != ".lock"):
@@ -127,6 +149,16 @@ def _hold(out: Path, note: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def _same(name: str, before: Any, now: Any) -> bool:
+    """Settings that did not exist when the run began were at their defaults."""
+    if name != "config" or not isinstance(before, dict):
+        return bool(before == now)
+    try:
+        return TrainConfig.from_dict(before) == TrainConfig.from_dict(now)
+    except ConfigError:
+        return False
 
 
 def _same_data(out: Path, digest: str) -> None:

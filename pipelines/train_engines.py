@@ -18,7 +18,7 @@ from ndd.runs import code_version
 from ndd.training.card import model_card
 from ndd.training.config import TrainConfig
 from ndd.training.local import train_local
-from ndd.training.loop import load_state
+from ndd.training.loop import final_model, finished, load_state
 from ndd.training.prototypes import load_prototypes
 from ndd.training.step import TrainState, make_state
 from pipelines.train_data import TrainData
@@ -46,6 +46,7 @@ def locally(
         data.store.open(),
         out,
         split=data.split,
+        decided=data.decided,
         device=device,
         prototypes=prototypes,
         init=args.init,
@@ -53,7 +54,7 @@ def locally(
         save_seconds=args.save_seconds,
         stop=stopped.is_set,
     )
-    if state.epoch < config.epochs:
+    if not finished(state):
         return None
     return _conclude(state, data, out, engine="local", workers=1, device=device)
 
@@ -71,13 +72,13 @@ def on_ray(
     )
     try:
         state, device = _saved(config, out), args.device
-        if state is None or state.epoch < config.epochs:
+        if state is None or not finished(state):
             device = _fit_on_ray(args, config, data, out, stopped, tracked)
             state = _saved(config, out)
     except BaseException:
         tracked.end("FAILED")
         raise
-    if state is None or state.epoch < config.epochs:
+    if state is None or not finished(state):
         tracked.end("KILLED")
         return None
     summary = _conclude(state, data, out, engine="ray", workers=args.workers, device=device)
@@ -92,11 +93,14 @@ def _fit_on_ray(
     from pipelines.train_ray import RayTask, train_on_ray
 
     logged = tracked.epochs()
+    history: list[Mapping[str, float]] = []
 
     def progress(summary: Mapping[str, float]) -> None:
         # Here and not in a worker, which may run on a machine that does not see the tracker.
+        history.append(summary)
         if summary["epoch"] not in logged:
             tracked.log_epoch(summary)
+            tracked.log_health(history)
             _progress(summary)
 
     def make_task(streaming: Streaming) -> RayTask:
@@ -136,7 +140,7 @@ def _conclude(
     model = out / "model"
     if not (model / "config.json").is_file():  # the last of its files to be written
         card = model_card(state, data=data.facts(), engine=engine, workers=workers, device=device)
-        checkpoint.save(model, state.average, card=card)
+        checkpoint.save(model, final_model(state, out), card=card)
     said = describe(model)
     return {
         "model": str(model),

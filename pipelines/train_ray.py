@@ -244,6 +244,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         task.data.split,
         task.run,
         batches=batches,
+        decided=task.data.decided,
         share=share,
         log=lambda summary: ray.train.report(dict(summary)),
         save_seconds=task.save_seconds,

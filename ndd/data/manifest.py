@@ -31,9 +31,11 @@ __all__ = [
     "Split",
     "assign_splits",
     "fold_of",
+    "join_groups",
     "k_folds",
     "manifest_digest",
     "read_manifest",
+    "read_uris",
     "split_of",
     "write_manifest",
 ]
@@ -50,6 +52,7 @@ MANIFEST = pa.schema(
         pa.field("format", pa.string(), nullable=False),
         pa.field("taken", pa.string()),
         pa.field("split", pa.string()),
+        pa.field("group", pa.string()),
     ]
 )
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -68,6 +71,7 @@ class ManifestRow:
 
     uri: what to open. path: its name in every output, unique. size: bytes. width, height: pixels, upright (after EXIF
     orientation). format: "JPEG", "PNG" … taken: EXIF DateTimeOriginal, ISO 8601, or None. split: None before a cut.
+    group: what must stay on one side of any cut (pictures of one subject, say); None: the content by itself.
     """
 
     id: ImageId
@@ -79,6 +83,7 @@ class ManifestRow:
     format: str
     taken: str | None = None
     split: Split | None = None
+    group: str | None = None
 
     @property
     def sha256(self) -> str:
@@ -113,13 +118,18 @@ def read_manifest(path: str | os.PathLike[str]) -> list[ManifestRow]:
     return rows
 
 
+def read_uris(path: str | os.PathLike[str]) -> Any:
+    """What to open for each row, as an Arrow array of text (see `ndd.data.uris.text_to_uri`): for runs over millions."""
+    return read_table(path, MANIFEST).column("uri").combine_chunks()
+
+
 def manifest_digest(rows: Iterable[ManifestRow], *, failures: Iterable[Failure] = ()) -> str:
     """sha256 (hex) of what a run reads: every path with its content and split, and every failure; any order.
 
     Size, pixels and date follow from the content. The uri is left out: an album that moved is the same album. Failures
     count because outputs list them: a repaired file changes the digest, and so does one that broke.
     """
-    lines = [json.dumps(["picture", row.path, row.id, row.split]) for row in rows]
+    lines = [json.dumps(["picture", row.path, row.id, row.split, *([row.group] if row.group else [])]) for row in rows]
     lines += [json.dumps(["failure", row.path, row.stage, row.reason]) for row in failures]
     digest = hashlib.sha256()
     for line in sorted(lines):
@@ -147,10 +157,13 @@ def assign_splits(
 ) -> list[ManifestRow]:
     """`rows` with their split, whole groups on one side.
 
-    groups: path → a lasting name of its group (say, the name of the original); None: each content is a group by itself.
-    Raises SchemaError for a path without a group, or if files with the same bytes are in two groups (it would leak).
+    groups: path → a lasting name of its group (say, the name of the original); None: the group that the row has, else its
+    content. Raises SchemaError for a path without a group, or if files with the same bytes are in two groups (it would leak).
     """
-    return [replace(row, split=split_of(group, test=test, seed=seed)) for row, group in _grouped(rows, groups)]
+    return [
+        replace(row, split=split_of(group, test=test, seed=seed), group=None if group == row.id else group)
+        for row, group in _grouped(rows, groups)
+    ]
 
 
 def k_folds(
@@ -162,6 +175,21 @@ def k_folds(
     """
     numbered = [(row, fold_of(group, folds=folds, seed=seed)) for row, group in _grouped(rows, groups)]
     return [([r for r, n in numbered if n != k], [r for r, n in numbered if n == k]) for k in range(folds)]
+
+
+def join_groups(groups: Sequence[str], links: Iterable[tuple[int, int]]) -> list[str]:
+    """The group of each place once the groups of linked places are one, which goes by the smallest of their names."""
+    leader = {group: group for group in groups}
+
+    def lead(group: str) -> str:
+        while leader[group] != group:
+            leader[group] = group = leader[leader[group]]
+        return group
+
+    for a, b in links:
+        low, high = sorted((lead(groups[a]), lead(groups[b])))
+        leader[high] = low
+    return [lead(group) for group in groups]
 
 
 def _hash(purpose: str, group: str, seed: int) -> int:
@@ -176,7 +204,7 @@ def _grouped(rows: Iterable[ManifestRow], groups: Mapping[str, str] | None) -> l
     for row in rows:
         if groups is not None and row.path not in groups:
             raise SchemaError(f"{row.path!r}: is in no group; give every picture of the manifest a group")
-        group = row.id if groups is None else groups[row.path]
+        group = (row.group or row.id) if groups is None else groups[row.path]
         other, path = first.setdefault(row.id, (group, row.path))
         if other != group:
             raise SchemaError(

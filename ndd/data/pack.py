@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,11 @@ from ndd.parquet import column, read_table, write_table
 from ndd.tables import read_failures, write_failures
 from ndd.types import Failure, ImageId, image_id
 
-__all__ = ["Pack", "load_pack", "square_of", "write_pack"]
+__all__ = ["Pack", "Read", "load_pack", "square_of", "store_pack", "write_pack"]
+
+Read = Callable[..., bytes]
+"""`ndd.images.read_file`, or what reads other places in the same way: (uri, *, limits) → bytes, raising DecodeError."""
+
 
 _PICTURES = pa.schema([pa.field("id", pa.string(), nullable=False), pa.field("path", pa.string(), nullable=False)])
 _WINDOW = 256
@@ -63,33 +67,54 @@ def write_pack(
     *,
     limits: DecodeLimits | None = None,
     threads: int | None = None,
+    read: Read = read_file,
 ) -> Pack:
     """Decode `sources` into a pack at `out`; the same files give the same bytes, whatever their order or `threads`.
 
     size: side of the stored squares, pixels. Raises NothingReadable if not one picture could be read.
     """
+    failures: list[Failure] = []
+
+    def readable() -> Iterator[tuple[ImageId, str, NDArray[np.uint8]]]:
+        workers = threads or len(os.sched_getaffinity(0))
+        for source, found in _decoded(sorted(sources), size, limits or DecodeLimits(), workers, read):
+            if isinstance(found, Failure):
+                failures.append(found)
+            else:
+                yield found[0], source.path, found[1]
+
+    return store_pack(out, size, readable(), failures=failures)
+
+
+def store_pack(
+    out: str | os.PathLike[str],
+    size: int,
+    pictures: Iterable[tuple[ImageId, str, NDArray[np.uint8]]],
+    *,
+    failures: Sequence[Failure],
+) -> Pack:
+    """Write (id, path, (S, S, 3) uint8) of each picture as a pack; of one id the first is kept.
+
+    failures: looked at once `pictures` is exhausted. Raises NothingReadable if there are no pictures.
+    """
     directory = Path(out)
     make_directory(directory)
     (directory / "pack.json").unlink(missing_ok=True)
     ids: dict[ImageId, str] = {}
-    failures: list[Failure] = []
     pixels = hashlib.sha256()
-    limits = limits or DecodeLimits()
     with atomic_path(directory / "images.npy") as temporary, open(temporary, "wb") as file:
         _write_header(file, 0, size)
-        for source, found in _decoded(sorted(sources), size, limits, threads or len(os.sched_getaffinity(0))):
-            if isinstance(found, Failure):
-                failures.append(found)
-            elif found[0] not in ids:
-                ids[found[0]] = source.path
-                content = found[1].tobytes()
+        for picture, path, square in pictures:
+            if picture not in ids:
+                ids[picture] = path
+                content = square.tobytes()
                 pixels.update(content)
                 file.write(content)
         file.seek(0)
         _write_header(file, len(ids), size)
     if not ids:
         raise NothingReadable(
-            f"not one of {len(sources)} pictures could be read; the first failure: {_first(failures)}"
+            f"not one of {len(failures)} pictures could be read; the first failure: {_first(failures)}"
         )
     arrays = [column(list(values), pa.string(), name=name, where=str(directory)) for name, values in
               (("id", ids), ("path", ids.values()))]  # fmt: skip
@@ -134,13 +159,13 @@ def square_of(content: bytes, size: int, *, limits: DecodeLimits | None = None) 
 
 
 def _decoded(
-    sources: Sequence[Source], size: int, limits: DecodeLimits, threads: int
+    sources: Sequence[Source], size: int, limits: DecodeLimits, threads: int, read: Read
 ) -> Iterator[tuple[Source, tuple[ImageId, NDArray[np.uint8]] | Failure]]:
     """Each source with what became of it, in order."""
 
     def decode_one(source: Source) -> tuple[ImageId, NDArray[np.uint8]] | Failure:
         try:
-            content = read_file(source.uri, limits=limits)
+            content = read(source.uri, limits=limits)
             return image_id(content), square_of(content, size, limits=limits)
         except DecodeError as error:
             return Failure(path=source.path, stage=error.stage, reason=error.reason)

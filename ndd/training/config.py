@@ -7,6 +7,7 @@ from typing import Literal
 
 from ndd.config import Config, ModelConfig, check
 from ndd.data.edits import EditConfig
+from ndd.data.sampling import SamplingConfig
 
 __all__ = ["LossConfig", "OptimConfig", "Stage", "TrainConfig"]
 
@@ -88,6 +89,7 @@ class TrainConfig(Config):
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     edits: EditConfig = field(default_factory=EditConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     stages: tuple[Stage, ...] = (Stage(until=1.0, size=96, batch=96),)
     """Progressive resolution: consecutive stretches, the last until 1."""
@@ -100,6 +102,13 @@ class TrainConfig(Config):
     seed: int = 0
     holdout: float = 0.2
     """Share of pictures (by group) kept for validation."""
+    folds: int = 0
+    """Cut the pictures (by group) into so many folds instead, and hold `fold` out; 0 for the share `holdout`."""
+    fold: int = 0
+    limit: int | None = None
+    """Train on at most so many pictures: those whose content ids come first, hence the same ones in every run."""
+    early_stop: int = 0
+    """End the run after so many epochs without a better validation, and keep the weights of the best; 0 never does."""
     precision: Literal["fp32", "bf16"] = "fp32"
     freeze_batchnorm: bool = False
     """Keep BatchNorm's statistics as they are (fine-tuning; exact comparison of several workers with one)."""
@@ -116,6 +125,14 @@ class TrainConfig(Config):
         check(0 <= self.start_strength <= 1, f"start_strength must lie in 0…1, got {self.start_strength}")
         check(0 <= self.holdout < 1, f"holdout must lie in 0…1, got {self.holdout}")
         check(self.examples is None or self.examples >= 2, f"examples must be at least 2, got {self.examples}")
+        check(self.folds == 0 or self.folds >= 2, f"folds must be 0 (one cut) or at least 2, got {self.folds}")
+        check(0 <= self.fold < max(1, self.folds), f"fold must lie in 0…{max(1, self.folds) - 1}, got {self.fold}")
+        check(self.limit is None or self.limit >= 2, f"limit must be at least 2 pictures, got {self.limit}")
+        check(self.early_stop >= 0, f"early_stop must not be negative, got {self.early_stop}")
+        check(
+            self.sampling.hard == 0 or self.loss.kind != "infonce",
+            "sampling.hard has no effect with loss.kind 'infonce', whose strangers are the rest of the batch; set it to 0",
+        )
 
     def stage_at(self, progress: float) -> Stage:
         """The stage of a share of the run in [0, 1]."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ndd.data.sampling import DecidedPairs
 from ndd.training.ahead import read_ahead
 from ndd.training.config import TrainConfig
 from ndd.training.loop import Log, Split, run_epochs, start_state
@@ -23,6 +24,7 @@ def train_local(
     run: Path,
     *,
     split: Split | None = None,
+    decided: DecidedPairs | None = None,
     device: str = "cpu",
     prototypes: Tensor | None = None,
     init: Path | None = None,
@@ -33,8 +35,9 @@ def train_local(
 ) -> TrainState:
     """Train on the pictures of a pack, checkpointing into `run`; a second call goes on from there.
 
-    images: (N, H, W, 3) uint8. split: drawn by `config.holdout` if None. prototypes: (N, D) teacher features of the same
-    rows. The run is over when `state.epoch == config.epochs`; `stop` and `max_steps` end the call early.
+    images: (N, H, W, 3) uint8. split: drawn by `config.holdout` if None. decided: people's pairs of training pictures.
+    prototypes: (N, D) teacher features of the same rows. The run is over when `loop.finished(state)`; `stop` and
+    `max_steps` end the call early.
     """
     state = start_state(config, run, device=device, prototypes=prototypes, init=init)
     run_epochs(
@@ -43,6 +46,7 @@ def train_local(
         split or Split.draw(len(images_NHW3), config),
         run,
         batches=batches_of(images_NHW3, device=device),
+        decided=decided,
         log=log,
         save_seconds=save_seconds,
         stop=stop,

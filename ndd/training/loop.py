@@ -20,16 +20,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ndd.data.sampling import DecidedPairs
 from ndd.errors import ModelError, UsageError
 from ndd.files import atomic_path, make_directory
 from ndd.model import checkpoint
+from ndd.model.siamese import SiameseEmbedder
 from ndd.training.config import TrainConfig
+from ndd.training.mining import hard_negatives
 from ndd.training.plan import Batch, EpochPlan, Indexes, Pictures, plan_epoch
 from ndd.training.step import TrainState, make_state, train_step
 from ndd.training.validate import split_pictures, validate
 from ndd.training.workers import Share, from_first, mean_over_workers
 
-__all__ = ["Batches", "Log", "Split", "load_state", "run_epochs", "save_state", "start_state"]
+__all__ = [
+    "Batches",
+    "Log",
+    "Split",
+    "final_model",
+    "finished",
+    "load_state",
+    "run_epochs",
+    "save_state",
+    "start_state",
+]
+
+_BEST = "best.pt"
 
 Log = Callable[[Mapping[str, float]], None]
 """Called with each epoch's summary, on every worker."""
@@ -104,6 +119,7 @@ def run_epochs(
     run: Path,
     *,
     batches: Batches,
+    decided: DecidedPairs | None = None,
     share: Share | None = None,
     log: Log | None = None,
     save_seconds: float = 60.0,
@@ -112,13 +128,18 @@ def run_epochs(
 ) -> bool:
     """Take `state` to the end of the run; True if it got there, False if `stop()` said so or `max_steps` were done.
 
+    decided: people's pairs among the training pictures, which `config.sampling.decisions` mixes in.
+
     The first worker keeps `run`/state.pt (after every epoch, when it stops, and after a step if `save_seconds` have gone
     by) and `run`/history.jsonl. All workers stop at the same step, whichever of them was told to.
     """
     share = share or Share()
     clock = _Clock(state)
     for epoch in range(state.epoch, state.config.epochs):
-        plan = plan_epoch(state.config, split.training, epoch=epoch)
+        if finished(state):
+            break
+        hard = hard_negatives(state, images_NHW3, split.training, run, epoch=epoch, share=share, decided=decided)
+        plan = plan_epoch(state.config, split.training, epoch=epoch, hard=hard, decided=decided)
         if plan.steps == 0:
             raise UsageError(f"{len(plan.pictures)} examples make no batch of {plan.stage.batch}; set a smaller batch")
         with closing(batches(plan, state.done)) as source:
@@ -139,6 +160,7 @@ def run_epochs(
         summary = _finish_epoch(state, plan, images_NHW3, split.held, share)
         clock.tick()
         if share.first:
+            _keep_best(state, run)
             _save(state, run, clock)
         if log is not None:
             log(summary)
@@ -200,11 +222,40 @@ def _mean_of_steps(figures: list[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in known.items()}
 
 
+def finished(state: TrainState) -> bool:
+    """Have all epochs been done, or has `early_stop` ended the run?"""
+    config = state.config
+    return state.epoch >= config.epochs or 0 < config.early_stop <= _waited(state)
+
+
+def final_model(state: TrainState, run: Path) -> SiameseEmbedder:
+    """The network that a finished run gives: the averaged weights, of the best epoch where `early_stop` keeps watch."""
+    if state.config.early_stop and (run / _BEST).is_file():
+        device = next(state.average.parameters()).device
+        state.average.load_state_dict(torch.load(run / _BEST, map_location=device, weights_only=True))
+    return state.average
+
+
+def _keep_best(state: TrainState, run: Path) -> None:
+    if state.config.early_stop and _scores(state) and _waited(state) == 0:
+        with atomic_path(run / _BEST) as temporary:
+            torch.save(state.average.state_dict(), temporary)
+
+
+def _scores(state: TrainState) -> list[float]:
+    return [epoch["val_mrr"] for epoch in state.history if "val_mrr" in epoch]
+
+
+def _waited(state: TrainState) -> int:
+    """Epochs since the best validation."""
+    scores = _scores(state)
+    return len(scores) - 1 - max(range(len(scores)), key=scores.__getitem__) if scores else 0
+
+
 def _plateau(state: TrainState) -> None:
     """Lower the rate when the validation has not improved for `step_epochs` epochs."""
-    scores = [epoch["val_mrr"] for epoch in state.history if "val_mrr" in epoch]
-    if state.config.optim.schedule != "plateau" or not scores:
+    if state.config.optim.schedule != "plateau":
         return
-    waited = len(scores) - 1 - max(range(len(scores)), key=scores.__getitem__)
+    waited = _waited(state)
     if waited > 0 and waited % state.config.optim.step_epochs == 0:
         state.plateau *= state.config.optim.gamma

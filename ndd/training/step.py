@@ -175,8 +175,8 @@ def batch_loss(
 
 
 def _alignment(batch: Batch, corners: tuple[Tensor, ...]) -> Tensor:
-    """Over the duplicates, as a share of all examples: so the mean over workers is what one worker would have got."""
-    same = batch.labels == 0
+    """Over the views of one picture, as a share of all examples: so the mean over workers is what one would have got."""
+    same = batch.aligned
     if not bool(same.any()):
         return corners[0].sum() * 0.0
     h_a, h_b = batch.view_to_picture[0][same], batch.view_to_picture[1][same]

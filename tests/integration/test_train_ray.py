@@ -68,6 +68,7 @@ def tracked(out: Path) -> tuple[Any, Any, dict[str, str]]:
     return client, client.get_run(noted["run_id"]), noted
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("ray")
 def test_twenty_steps_on_ray_are_those_of_the_local_engine(
     album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -99,6 +100,8 @@ def test_twenty_steps_on_ray_are_those_of_the_local_engine(
     assert str(mine.version) == noted["version"] == summary["version"]
     assert mine.tags["embedding_digest"] == summary["embedding_digest"]
     assert client.get_registered_model("ndd").aliases == {}  # only promotion and retraining set any
+    with Image.open(client.download_artifacts(mlflow_run.info.run_id, "plots/health.png")) as curves:
+        assert min(curves.size) > 300
     kept = Path(client.download_artifacts(mlflow_run.info.run_id, "model"))
     assert checkpoint.load(kept).embedding_digest == summary["embedding_digest"]
 

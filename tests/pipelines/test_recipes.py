@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from ndd.config import ModelConfig, StnConfig
 from ndd.errors import ConfigError, UsageError
 from ndd.training.config import TrainConfig
 from pipelines.recipes import RECIPES, recipe
 from pipelines.train_data import stored_size
 
-FULL = ("smoke_cpu", "small", "paper")
+PAPERS = ("paper", *(f"paper_{x}" for x in ("plateau", "cosine", "cosine_plateau", "triplet", "triplet_plateau",
+          "triplet_cosine", "triplet_cosine_plateau")))  # fmt: skip
+FULL = ("smoke_cpu", "loop_cpu", "small", "base", "proxy", "paper_proxy", *PAPERS)
 
 
 def flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
@@ -47,6 +50,47 @@ def test_the_paper() -> None:
     assert (config.optim.name, config.optim.schedule) == ("adam", "step")
     assert config.optim.weight_decay > 0
     assert (config.epochs, config.holdout) == (25, 0.2)
+
+
+def test_the_variants_of_the_paper() -> None:
+    configs = {name: recipe(name) for name in PAPERS}
+    said = {name: (c.loss.kind, c.loss.distance, c.optim.schedule) for name, c in configs.items()}
+    assert len(set(said.values())) == 8
+    for name, (kind, distance, schedule) in said.items():
+        assert (kind == "triplet") == ("triplet" in name)
+        assert (distance == "cosine") == ("cosine" in name)
+        assert (schedule == "plateau") == ("plateau" in name)
+    plain = flat(configs["paper"].to_dict())
+    for config in configs.values():
+        other = flat(config.to_dict())
+        changed = {name for name in plain if plain[name] != other[name]}
+        assert changed <= {"loss.kind", "loss.distance", "loss.margin", "optim.schedule", "optim.step_epochs"}
+
+
+def test_proxies_are_affordable() -> None:
+    for name in ("proxy", "paper_proxy"):
+        config = recipe(name)
+        assert (config.limit, config.epochs, config.stages[-1].size) == (8000, 10, 112)
+    assert [recipe("paper_proxy").with_overrides({"fold": str(k)}).fold for k in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(ConfigError, match="fold must lie in 0…4"):
+        recipe("paper_proxy").with_overrides({"fold": "5"})
+
+
+def test_the_large_one() -> None:
+    config = recipe("base")
+    assert (config.model.backbone, config.precision) == ("resnet50", "bf16")
+
+
+def test_fine_tuning_takes_the_network_over() -> None:
+    network = ModelConfig(backbone="resnet18", image_size=64, dim=32, stn=StnConfig(kind="tps"))
+    config = recipe("loop_cpu", init=network)
+    assert config.model == network
+    assert [stage.size for stage in config.stages] == [64]
+    assert recipe("loop_cpu_no_stn", init=network).model.stn.kind == "none"
+    assert recipe("small", init=network) == recipe("small")
+    assert config.sampling.decisions > 0
+    views = 2 * config.epochs * (config.examples or 0)
+    assert views < 25 * 2 * 120  # 25 views a second and core at 48 pixels: two minutes, and one to start
 
 
 def test_settings_are_strict() -> None:

@@ -59,8 +59,15 @@ def ray() -> Iterator[None]:
 
 
 def same(batch: Batch, expected: Batch) -> None:
-    ours = [*batch.views, *batch.view_to_picture, *batch.pose, batch.labels, batch.pictures]
-    theirs = [*expected.views, *expected.view_to_picture, *expected.pose, expected.labels, expected.pictures]
+    ours = [*batch.views, *batch.view_to_picture, *batch.pose, batch.labels, batch.pictures, batch.partners]
+    theirs = [
+        *expected.views,
+        *expected.view_to_picture,
+        *expected.pose,
+        expected.labels,
+        expected.pictures,
+        expected.partners,
+    ]
     for a, b in zip(ours, theirs, strict=True):
         assert a.dtype == b.dtype
         assert torch.equal(a, b)

@@ -90,7 +90,9 @@ def test_versions(tmp_path: Path, uri: str) -> None:
         assert by_number[version].run_id == run.run_id
         assert by_number[version].tags["embedding_digest"] == describe(model).embedding_digest
         kept = Path(client(uri).download_artifacts(run.run_id, "model"))
-        assert {p.name: p.read_bytes() for p in kept.iterdir()} == {p.name: p.read_bytes() for p in model.iterdir()}
+        files = {p.name: p.read_bytes() for p in kept.iterdir()}
+        assert files.pop("MLmodel")
+        assert files == {p.name: p.read_bytes() for p in model.iterdir()}
     assert client(uri).get_registered_model(REGISTERED_MODEL).aliases == {}
 
 
@@ -111,3 +113,49 @@ def test_a_run_that_is_gone_is_told(tmp_path: Path, uri: str) -> None:
     (tmp_path / "mlflow.json").write_text("{")
     with pytest.raises(StoreError, match=r"mlflow\.json"):
         TrackedRun.open(tmp_path, params={}, tags={})
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow's own type hints, at import
+def test_a_registered_version_scores_pairs(tmp_path: Path, uri: str) -> None:
+    import mlflow
+    import pandas as pd
+
+    from ndd.detector import Detector
+    from tests.ndd.pictures import encode, photo
+
+    TrackedRun.open(tmp_path / "run", params={}, tags={}).register(model_at(tmp_path / "run" / "model"), tags={})
+    mlflow.set_tracking_uri(uri)
+    model = mlflow.pyfunc.load_model(f"models:/{REGISTERED_MODEL}/1")  # the shipped one
+    signature = model.metadata.signature
+    assert signature.inputs.input_names() == ["left", "right"]
+    assert [(c.name, c.type.name) for c in signature.outputs.inputs] == [
+        ("score", "double"), ("distance", "double"), ("duplicate", "boolean"),
+    ]  # fmt: skip
+    one, other = encode(photo(), "PNG"), encode(photo()[::-1, ::-1, ::-1], "PNG")
+    (tmp_path / "small.jpg").write_bytes(encode(photo()[::2, ::2], "JPEG", quality=90))
+    pairs = pd.DataFrame({"left": [one, str(tmp_path / "small.jpg")], "right": [str(tmp_path / "small.jpg"), other]})
+    found = model.predict(pairs)
+    assert list(found.columns) == ["score", "distance", "duplicate"]
+    detector = Detector(shipped())
+    for row, (left, right) in enumerate(zip(pairs["left"], pairs["right"], strict=True)):
+        expected = detector.compare(left, right)
+        assert found.loc[row].tolist() == [expected.score, expected.distance, expected.duplicate]
+    assert found["score"][0] > found["score"][1]
+    for wrong, message in (({"left": [one]}, "right"), ({"left": [one], "right": [7]}, "row 0, column 'right'")):
+        with pytest.raises(Exception, match=message):
+            model.predict(pd.DataFrame(wrong))
+
+
+def test_the_curves_are_drawn_again_each_epoch(tmp_path: Path, uri: str) -> None:
+    from PIL import Image
+
+    run = TrackedRun.open(tmp_path / "run", params={}, tags={})
+    history = [{"epoch": 0, "loss": 2.0, "val_mrr": 0.1, "centre_norm": 0.9}, {"epoch": 1, "loss": 1.0, "val_mrr": 0.2}]
+    sizes = []
+    for epochs in (1, 2):
+        run.log_health(history[:epochs])
+        kept = Path(client(uri).download_artifacts(run.run_id, "plots/health.png"))
+        with Image.open(kept) as picture:
+            sizes.append((picture.size, picture.convert("L").resize((64, 64)).tobytes()))
+    assert sizes[0][0] == sizes[1][0]
+    assert sizes[0][1] != sizes[1][1]

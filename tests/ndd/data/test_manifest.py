@@ -21,6 +21,7 @@ from ndd.data.manifest import (
     Split,
     assign_splits,
     fold_of,
+    join_groups,
     k_folds,
     manifest_digest,
     read_manifest,
@@ -50,6 +51,7 @@ def test_columns_and_types_are_the_documented_ones() -> None:
         ("format", "string", False),
         ("taken", "string", True),
         ("split", "string", True),
+        ("group", "string", True),
     ]
 
 
@@ -213,3 +215,20 @@ def test_groups_that_would_leak_are_refused() -> None:
         assign_splits(rows, test=1.0)
     with pytest.raises(ConfigError, match="folds must be at least 2"):
         k_folds(rows, folds=1)
+
+
+def test_the_group_of_a_row_decides_its_side_and_is_kept(tmp_path: Path) -> None:
+    rows = [row(f"{i}.jpg", group=f"g{i % 3}") for i in range(12)]
+    cut = assign_splits(rows, test=0.5)
+    assert {(r.group, r.split) for r in cut} == {(f"g{i}", split_of(f"g{i}", test=0.5)) for i in range(3)}
+    assert read_manifest(write_manifest(tmp_path / "manifest.parquet", cut)) == sorted(cut, key=lambda r: r.path)
+    for training, held in k_folds(cut, folds=3):
+        assert not {r.group for r in training} & {r.group for r in held}
+    alone = assign_splits([row("a.jpg")], test=0.5)
+    assert alone[0].group is None
+    assert manifest_digest(cut) != manifest_digest(assign_splits([row(f"{i}.jpg", group="g") for i in range(12)]))
+
+
+def test_linked_places_share_a_group() -> None:
+    assert join_groups(["a", "b", "c", "d", "b"], [(3, 2), (4, 0)]) == ["a", "a", "c", "c", "a"]
+    assert join_groups(["b", "a"], []) == ["b", "a"]

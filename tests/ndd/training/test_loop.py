@@ -14,7 +14,7 @@ from ndd.errors import ModelError, UsageError
 from ndd.model import checkpoint
 from ndd.training.card import model_card
 from ndd.training.local import train_local
-from ndd.training.loop import Split, start_state
+from ndd.training.loop import Split, final_model, finished, start_state
 from ndd.training.step import TrainState
 from tests.ndd.training.builders import tiny, tiny_pictures
 
@@ -138,6 +138,37 @@ def test_plateau_lowers_the_rate_when_nothing_gets_better(tmp_path: Path) -> Non
         _plateau(state)
         factors.append(state.plateau)
     assert factors == [1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
+
+
+def test_a_run_that_gets_no_better_ends_early_with_its_best_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ndd.training.loop as loop
+
+    scores = iter([0.2, 0.5, 0.4, 0.45, 0.9])
+    kept: dict[int, dict[str, torch.Tensor]] = {}
+
+    def scored(model: torch.nn.Module, *_: object, **__: object) -> dict[str, float]:
+        kept[len(kept)] = {name: value.clone() for name, value in model.state_dict().items()}
+        return {"val_mrr": next(scores)}
+
+    monkeypatch.setattr(loop, "validate", scored)
+    config, images = tiny(early_stop=2, epochs=9), tiny_pictures()
+    state = train_local(config, images, tmp_path)
+    assert state.epoch == 4
+    assert finished(state)
+    again = train_local(config, images, tmp_path)  # nothing left to do
+    assert (again.epoch, again.step) == (4, 12)
+    for name, value in final_model(again, tmp_path).state_dict().items():
+        assert torch.equal(value, kept[1][name]), name
+    assert next(scores) == 0.9
+
+
+def test_early_stopping_is_off_by_default(tmp_path: Path) -> None:
+    state = train_local(tiny(epochs=4, examples=4), tiny_pictures(), tmp_path)
+    assert state.epoch == 4
+    assert final_model(state, tmp_path) is state.average
+    assert not (tmp_path / "best.pt").exists()
 
 
 def test_pictures_outside_the_split_are_not_touched(tmp_path: Path) -> None:
