@@ -2,16 +2,20 @@
 
 Copies are struck off step by step until one is left; every step compares those still in with the best of them:
 
-1. wholeness: a crop goes where a whole picture shows its part about as well; but a copy that only adds blank area
-   (a frame, the corners of a turn) goes before the picture inside it;
-2. detail measured in the pixels (a bigger file, or an enlarged picture, holds no more);
-3. pixel count, where the smaller copy is itself soft, so that the larger one may be the source;
-4. lossless over lossy; then deeper colour; then transparency kept;
-5. more EXIF fields; then the oldest capture date;
-6. not enlarged; then less compressed (same size and format); then the shorter and first path.
+1. wholeness: a crop goes where a whole picture shows its part about as well;
+2. far less detail, measured in the pixels (a bigger file, or an enlarged picture, holds no more);
+3. edits: what is turned, mirrored, bent, recoloured or drawn over sets a copy apart from all the others, which the
+   source is not (see `ndd.medoid`; three different copies at least);
+4. a copy that only adds blank area (a frame, the corners of a turn) goes before the picture inside it;
+5. less detail;
+6. pixel count, where the smaller copy is itself soft, so that the larger one may be the source;
+7. lossless over lossy; then deeper colour; then transparency kept;
+8. more EXIF fields; then the oldest capture date;
+9. not enlarged; then less compressed (same size and format); then the shorter and first path.
 
-Limits: noise counts partly as detail, an overlay or a colour change is not seen at all, and a lossless copy made from a
-lossy one looks like a source.
+Limits: of two or three copies nobody can tell from the pixels which one is mirrored, a quarter turned, recoloured or
+drawn over; if most copies come from one edited copy in different ways, that one is taken for the source; noise counts
+partly as detail, and a lossless copy made from a lossy one looks like a source.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ndd.errors import InputError
+from ndd.medoid import Oddity
 from ndd.sharpness import detail
 
 __all__ = ["Candidate", "choose", "detail"]
@@ -28,6 +33,10 @@ __all__ = ["Candidate", "choose", "detail"]
 LOSSLESS = frozenset({"PNG", "TIFF", "BMP", "PPM"})
 _SIMILAR = 0.8
 """Detail within this share of the best counts as equal: the measure of an enlarged copy errs by up to a fifth."""
+_FAR = 0.4
+"""With less than this share of the best one's detail, a copy is out whatever else speaks for it."""
+_ALIKE = 0.05
+"""Oddities that differ by less say nothing."""
 _WHOLE = 0.95
 """A picture that shows at least this share of the other one is whole."""
 _SHARP = 0.6
@@ -41,6 +50,7 @@ class Candidate:
     width, height: of the upright picture, pixels. bytes: size of the file. format: as in `ndd.images.Picture`.
     taken: ISO 8601 or None. bits: per channel. detail: what `detail` measured, or None if nobody did (the pixel count
     then stands for it). is_part_of: share in (0, 1] of the fullest picture of the group that this one shows; None: all.
+    oddity: how far it is from the other copies; None if that is not known.
     """
 
     path: str
@@ -54,6 +64,7 @@ class Candidate:
     bits: int = 8
     detail: float | None = None
     is_part_of: float | None = None
+    oddity: Oddity | None = None
 
     @property
     def pixels(self) -> int:
@@ -109,6 +120,11 @@ def _whole(left: Sequence[Candidate]) -> list[Candidate]:
     ]
 
 
+def _in_the_middle(left: Sequence[Candidate]) -> list[Candidate]:
+    known = [member.oddity.far for member in left if member.oddity is not None]
+    return [m for m in left if m.oddity is None or m.oddity.far <= min(known) + _ALIKE]
+
+
 def _nothing_added(left: Sequence[Candidate]) -> list[Candidate]:
     inside = {(m.pixels, m.real, m.share): m for m in left if m.share < 1.0}.values()
     return [m for m in left if m.share < 1.0 or not any(_only_blank(m, part) for part in inside)]
@@ -121,9 +137,14 @@ def _only_blank(whole: Candidate, part: Candidate) -> bool:
     return measured and one_scale and whole.real < part.real / part.share**0.5
 
 
-def _detailed(left: Sequence[Candidate]) -> list[Candidate]:
-    best = max(member.real for member in left)
-    return [member for member in left if member.real >= _SIMILAR * best]
+def _detailed(share: float) -> Callable[[Sequence[Candidate]], list[Candidate]]:
+    """Keeps those with at least this share of the best one's detail."""
+
+    def step(left: Sequence[Candidate]) -> list[Candidate]:
+        best = max(member.real for member in left)
+        return [member for member in left if member.real >= share * best]
+
+    return step
 
 
 def _larger(left: Sequence[Candidate]) -> list[Candidate]:
@@ -176,10 +197,16 @@ def _less_detail(member: Candidate, kept: Candidate) -> str:
     return "enlarged, less detail" if member.pixels > kept.pixels else "less detail"
 
 
+def _set_apart(member: Candidate) -> str:
+    return f"{member.oddity.what}, unlike the other copies" if member.oddity else "unlike the other copies"
+
+
 _STEPS: tuple[_Step, ...] = (
     (_whole, "the whole picture", lambda member, kept: "cut off"),
+    (_detailed(_FAR), "sharpest of {n}", _less_detail),
+    (_in_the_middle, "what the other copies have in common", lambda member, kept: _set_apart(member)),
     (_nothing_added, "nothing added", lambda member, kept: "blank area added"),
-    (_detailed, "sharpest of {n}", _less_detail),
+    (_detailed(_SIMILAR), "sharpest of {n}", _less_detail),
     (_larger, "largest of {n}", lambda member, kept: "fewer pixels"),
     (_best(lambda m: m.format in LOSSLESS), "lossless", lambda member, kept: f"lossy {member.format}"),
     (

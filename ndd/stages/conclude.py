@@ -16,11 +16,13 @@ from ndd.errors import DecodeError
 from ndd.files import make_directory
 from ndd.images import decode, read_file
 from ndd.keep import Candidate, choose, detail
+from ndd.medoid import Oddity, oddities
 from ndd.report import ReportGroup, ReportMember, ReportPair, write_report
 from ndd.stages.album import Album
 from ndd.stages.group import Verdicts, judge, parts
 from ndd.stages.work import SearchTask
-from ndd.tables import GroupRow, write_failures, write_groups, write_pairs
+from ndd.tables import GroupRow, PairRow, write_failures, write_groups, write_pairs
+from ndd.types import Relation
 
 __all__ = ["conclude"]
 
@@ -61,13 +63,36 @@ def _suggest(task: SearchTask, album: Album, verdicts: Verdicts) -> list[GroupRo
     at = {path: row for row, path in enumerate(album.texts("path"))}
     rows = sorted({at[path] for group in verdicts.groups for path in group})
     facts = dict(zip(rows, album.table.take(pa.array(rows, pa.int64())).to_pylist(), strict=True))
+    first = {facts[row]["id"]: row for row in reversed(rows)}  # copies of the same bytes are measured once
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        details = dict(zip(rows, pool.map(lambda row: _detail(task, facts[row]), rows), strict=True))
-    shares = parts(verdicts.pairs)
+        details = dict(zip(first, pool.map(lambda row: _detail(task, facts[row]), first.values()), strict=True))
+    shares, odd = (
+        parts(verdicts.pairs),
+        _oddities(verdicts, {path: facts[row] for path, row in at.items() if row in facts}),
+    )
     found = []
     for number, members in enumerate(verdicts.groups, start=1):
-        chosen = choose([_candidate(facts[at[path]], details[at[path]], shares.get(path)) for path in members])
+        about = [(facts[at[path]], shares.get(path), odd.get(path)) for path in members]
+        chosen = choose([_candidate(of, details[of["id"]], share, oddity) for of, share, oddity in about])
         found += [GroupRow(group=number, path=path, keep=keep, reason=reason) for path, keep, reason in chosen]
+    return found
+
+
+def _oddities(verdicts: Verdicts, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Oddity]:
+    """How far each picture is from the others in its group; exact copies share one answer."""
+    number = {path: at for at, members in enumerate(verdicts.groups) for path in members}
+    first = {(at, facts[path]["id"]): path for path, at in reversed(number.items())}
+    pairs: dict[int, list[PairRow]] = {}
+    for pair in verdicts.pairs:
+        at = number.get(pair.left)
+        if pair.duplicate and pair.relation is not Relation.EXACT and at is not None and at == number.get(pair.right):
+            pairs.setdefault(at, []).append(pair)
+    found: dict[str, Oddity] = {}
+    for at, members in enumerate(verdicts.groups):
+        contents = sorted({first[at, facts[path]["id"]] for path in members})
+        sizes = {path: (facts[path]["width"], facts[path]["height"]) for path in contents}
+        odd = oddities(contents, pairs.get(at, ()), sizes)
+        found |= {path: odd[first[at, facts[path]["id"]]] for path in members if odd}
     return found
 
 
@@ -100,9 +125,10 @@ def _shown(album: Album, at: Mapping[str, int], rows: Sequence[GroupRow], verdic
     ]
 
 
-def _candidate(facts: dict[str, Any], sharpness: float | None, share: float | None) -> Candidate:
+def _candidate(facts: dict[str, Any], sharpness: float | None, share: float | None, oddity: Oddity | None) -> Candidate:
     names = ("path", "width", "height", "format", "taken", "exif_fields", "alpha", "bits")
-    return Candidate(**{name: facts[name] for name in names}, bytes=facts["size"], detail=sharpness, is_part_of=share)
+    known = {name: facts[name] for name in names}
+    return Candidate(**known, bytes=facts["size"], detail=sharpness, is_part_of=share, oddity=oddity)
 
 
 def _detail(task: SearchTask, facts: dict[str, Any]) -> float | None:
