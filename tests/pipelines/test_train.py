@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ import torch
 from PIL import Image
 
 from ndd.cli import guarded
+from ndd.data.decisions import DecisionStore
 from ndd.data.manifest import ManifestRow, Split, write_manifest
 from ndd.data.pack import load_pack
 from ndd.errors import StoreError
 from ndd.images import read_file
 from ndd.model import checkpoint
 from ndd.tables import read_failures
-from ndd.types import image_id
+from ndd.types import Decision, Verdict, image_id
 from pipelines import train
 from pipelines.streams import PictureStore
 from tests.ndd.training.builders import tiny_pictures
@@ -97,6 +99,23 @@ def test_the_same_command_again_has_nothing_to_do(
     assert (out / "state.pt").stat().st_mtime_ns == before
 
 
+def test_settings_that_came_later_do_not_end_a_run(
+    album: Path, finished: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, summary = finished
+    note = json.loads((out / "train.json").read_text())
+    whole = dict(note["config"])
+    note["config"] = {name: value for name, value in whole.items() if name not in ("early_stop", "sampling")}
+    (out / "train.json").write_text(json.dumps(note))
+    assert run_here("--data", album, "--out", out, *QUICK) == 0
+    assert json.loads(capsys.readouterr().out) == summary
+    note["config"]["epochs"] = 3
+    (out / "train.json").write_text(json.dumps(note))
+    assert run_here("--data", album, "--out", out, *QUICK) == 1
+    assert "another config" in capsys.readouterr().err
+    (out / "train.json").write_text(json.dumps(note | {"config": whole}))
+
+
 def test_another_run_is_not_mixed_in(
     album: Path, finished: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,6 +165,33 @@ def test_a_manifest_brings_its_own_split(album: Path, tmp_path: Path, capsys: py
     assert not (tmp_path / "stream" / "pack").exists()
 
 
+def test_fine_tuning_on_decisions(
+    album: Path, finished: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The feedback loop's recipe: it goes on with a model, looks for hard strangers and mixes in what people said."""
+    out, _ = finished
+    store, ids = DecisionStore(tmp_path / "decisions"), sorted(load_pack(out / "pack").ids)
+    for i in range(0, 12, 2):
+        store.append(
+            Decision(
+                left_id=ids[i], right_id=ids[i + 1], verdict=Verdict.DISTINCT if i % 4 else Verdict.DUPLICATE,
+                relation=None, reviewer="a", time=datetime.now(UTC), embedding_digest="0" * 64, scorer_digest="0" * 64,
+            )
+        )  # fmt: skip
+    small = ["--set", "examples=32", "--set", "epochs=1", "--set", 'stages=[{"until": 1, "size": 32, "batch": 16}]']
+    arguments = ["--init", out / "model", "--decisions", tmp_path / "decisions", *small, *QUICK[2:]]
+    assert run_here("--data", out / "pack", "--out", tmp_path / "run", "--recipe", "loop_cpu", *arguments) == 0
+    summary = json.loads(capsys.readouterr().out)
+    before, after = checkpoint.load(out / "model"), checkpoint.load(tmp_path / "run" / "model")
+    assert after.config == before.config
+    assert after.embedding_digest != before.embedding_digest
+    assert summary["data"]["decisions"]["duplicate"] + summary["data"]["decisions"]["distinct"] >= 1
+    assert (tmp_path / "run" / "hard-0000.npz").is_file()
+    for name, value in before.model.state_dict().items():  # BatchNorm is left as it was
+        if "running" in name:
+            assert torch.equal(after.model.state_dict()[name], value), name
+
+
 @pytest.mark.parametrize(
     ("arguments", "message", "code"),
     [
@@ -156,6 +202,11 @@ def test_a_manifest_brings_its_own_split(album: Path, tmp_path: Path, capsys: py
         (["--recipe", "small"], "give --teacher", 2),
         (["--teacher", "none.npy"], "no effect while loss.teacher is 0", 2),
         (["--init", "nowhere"], "--init nowhere", 2),
+        (["--recipe", "loop_cpu"], "name its directory with --init", 2),
+        (["--decisions", "EMPTY"], "no effect while sampling.decisions is 0", 2),
+        (["--set", "sampling.decisions=0.5"], "name them with --decisions", 2),
+        (["--set", "sampling.hard=0.5"], "no effect with loss.kind 'infonce'", 2),
+        (["--set", "folds=3", "--set", "fold=3"], "fold must lie in 0…2", 2),
         (["--data", "nowhere"], "--data", 2),
         (["--data", "EMPTY"], "no pictures there", 3),
         (["--decode", "stream"], "needs a manifest", 2),
