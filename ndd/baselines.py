@@ -1,4 +1,4 @@
-"""What a learnt descriptor has to beat: perceptual hashes and frozen ImageNet features, as rankings of all pairs.
+"""What a learnt descriptor has to beat: perceptual hashes, matched keypoints and ImageNet features, as rankings of pairs.
 
 Each method yields `rows(start, stop)`, the scores of a block of pictures against all N (higher = more alike), which
 `ndd.metrics.retrieval.evaluate_groups` takes: two methods measured on one album differ in nothing but their scores.
@@ -6,13 +6,18 @@ Each method yields `rows(start, stop)`, the scores of a block of pictures agains
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ndd.metrics.retrieval import ScoreRows
 
-__all__ = ["cosine_rows", "dihedral_rows", "hamming_rows", "phash"]
+__all__ = ["RATIO", "cosine_rows", "dihedral_rows", "hamming_rows", "phash", "sift", "sift_scores"]
+
+RATIO = 0.75
+"""A match counts if its distance is below this share of the second nearest's (Lowe 2004, section 7.1)."""
 
 
 def phash(pixels: NDArray[np.uint8], *, size: int = 16) -> NDArray[np.uint8]:
@@ -27,6 +32,40 @@ def phash(pixels: NDArray[np.uint8], *, size: int = 16) -> NDArray[np.uint8]:
     small = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     low = cv2.dct(small.astype(np.float32))[:size, :size]
     return np.packbits(low.ravel() > np.median(low))
+
+
+def sift(pixels: NDArray[np.uint8], *, side: int = 480, most: int = 1000) -> NDArray[np.float32]:
+    """SIFT descriptors (K, 128) of (H,W,3) uint8 RGB whose longer side is brought to `side` pixels, the `most` strongest.
+
+    A low contrast threshold, so that ordinary photographs have 500 and more.
+    """
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    factor = side / max(grey.shape)
+    size = (max(1, round(grey.shape[1] * factor)), max(1, round(grey.shape[0] * factor)))
+    scaled = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+    finder = cv2.SIFT_create(nfeatures=most, contrastThreshold=0.01)  # type: ignore[attr-defined]
+    _, descriptors = finder.detectAndCompute(scaled, None)
+    return np.zeros((0, 128), np.float32) if descriptors is None else np.asarray(descriptors, np.float32)
+
+
+def sift_scores(described: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Descriptors (K, 128) of N pictures → (N, N) numbers of matches by FLANN that pass the ratio test.
+
+    A pair counts by the better of its two directions. Seeded, so that the k-d trees are the same in every run.
+    """
+    scores = np.zeros((len(described), len(described)), np.float32)
+    cv2.setRNGSeed(0)
+    for at, trained in enumerate(described):
+        if len(trained) < 2:
+            continue
+        matcher = cv2.FlannBasedMatcher({"algorithm": 1, "trees": 4}, {"checks": 32})
+        matcher.add([trained])
+        matcher.train()
+        for other, asked in enumerate(described):
+            if other != at and len(asked):
+                nearest = matcher.knnMatch(asked, k=2)
+                scores[other, at] = sum(first.distance < RATIO * second.distance for first, second in nearest)
+    return np.maximum(scores, scores.T)
 
 
 def hamming_rows(hashes: NDArray[np.uint8]) -> ScoreRows:

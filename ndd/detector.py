@@ -27,7 +27,7 @@ from ndd.errors import DecodeError, InputError
 from ndd.images import Pixels
 from ndd.index.base import cosine_distance
 from ndd.index.flat import FlatIndex
-from ndd.model import checkpoint
+from ndd.model.directory import describe, resolve
 from ndd.stages.decode import Decoder, Reading
 from ndd.stages.embed import Embedder
 from ndd.stages.match import pair_hash_bits
@@ -50,10 +50,10 @@ class Detector:
     def __init__(self, model: str | os.PathLike[str] | None = None, *, config: FindConfig | None = None) -> None:
         """model: a model directory; None for NDD_MODEL, the champion, or the one that comes with ndd."""
         self.config = config or FindConfig()
-        self.checkpoint = checkpoint.load(checkpoint.resolve(model))
-        self.decoder = Decoder(self.config.limits, size=self.checkpoint.config.image_size)
-        self.embedder = Embedder(self.checkpoint)
-        self.scorer = Scorer(self.checkpoint.calibration)
+        self.model = describe(resolve(model))
+        self.decoder = Decoder(self.config.limits, size=self.model.config.image_size)
+        self.embedder = Embedder(self.model)
+        self.scorer = Scorer(self.model.calibration)
         self._index = FlatIndex(self.embedder.dim)
         self._stored: list[tuple[str, _Known]] = []
 
@@ -81,7 +81,7 @@ class Detector:
             "relation": match.relation,
             "evidence": dict(match.evidence),
             "threshold": self.config.precision,
-            "digests": {"embedding": self.checkpoint.embedding_digest, "scorer": self.checkpoint.scorer_digest},
+            "digests": {"embedding": self.model.embedding_digest, "scorer": self.model.scorer_digest},
         }
 
     def find(
@@ -96,7 +96,7 @@ class Detector:
         from ndd.find import FindRequest, find
         from ndd.local import LocalRunner
 
-        model = self.checkpoint.directory
+        model = self.model.directory
         request = FindRequest(paths=paths, out=out, against=against, config=self.config, model=model)
         return find(request, LocalRunner(workers=workers))
 
@@ -118,10 +118,11 @@ class Detector:
     def explain(self, a: Image, b: Image, *, out: str | os.PathLike[str]) -> Path:
         """Draw what two pictures have in common to the PNG file `out`."""
         from ndd.explain import draw
+        from ndd.model import checkpoint
 
         left, right = self._look(a), self._look(b)
         return draw(
-            self.checkpoint.model,
+            checkpoint.load(self.model.directory).model,
             (left.pixels, right.pixels),
             (left.reading.canvas, right.reading.canvas),
             (left.keys, right.keys),

@@ -6,50 +6,25 @@ family is that of its (original, copy) pairs at the threshold where the WHOLE ra
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import os
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-import ndd.baselines
-import ndd.hashing
-import ndd.images
-import ndd.model.teacher
-import ndd.stages.decode
 import pipelines.album
 import pipelines.edits
 import pipelines.overlays
-from ndd.baselines import cosine_rows, dihedral_rows, hamming_rows, phash
-from ndd.config import DecodeLimits
 from ndd.errors import UsageError
-from ndd.hashing import pdq
-from ndd.images import to_square
-from ndd.metrics.retrieval import OperatingPoint, RetrievalResult, ScoreRows, evaluate_groups
-from ndd.model.checkpoint import Checkpoint, load
-from ndd.model.directory import resolve
-from ndd.model.teacher import load_teacher, teacher_features
-from ndd.stages.decode import Decoder
-from ndd.stages.embed import Embedder
+from ndd.metrics.retrieval import OperatingPoint, RetrievalResult, evaluate_groups
 from pipelines.album import Album, development_album, read_album
+from pipelines.bench_methods import METHODS, check_methods, code_of, embed_album, rankings, sha256
 
-__all__ = ["METHODS", "PRECISIONS", "embed_album", "measure", "open_album", "table"]
+__all__ = ["METHODS", "PRECISIONS", "embed_album", "figures_of", "measure", "open_album", "table"]
 
-METHODS = ("ndd", "mobilenetv2", "pdq8", "pdq", "phash")
 PRECISIONS = (0.9, 0.99, 0.999)
-_TEACHER = "weights/mobilenetv2-imagenet-fp16.pth"
-_TEACHER_SIDE = 224
-_BLOCK = 64
-
-Columns = dict[str, NDArray[Any]]
 
 
 def open_album(given: Path | None, data: Path | None, *, work: Path, seed: int) -> Album:
@@ -59,10 +34,10 @@ def open_album(given: Path | None, data: Path | None, *, work: Path, seed: int) 
     if given is not None:
         if not given.is_file():
             raise UsageError(f"--album {given}: there is no such folder or tar")
-        return _cached(work, f"{given.stem}-{_sha(given.read_bytes())[:12]}", lambda out: _unpack(given, out))
+        return _cached(work, f"{given.stem}-{sha256(given.read_bytes())[:12]}", lambda out: _unpack(given, out))
     if data is None:
         raise UsageError("the development album wants a data folder: --data or NDD_DATA")
-    code = _code(pipelines.album, pipelines.edits, pipelines.overlays)
+    code = code_of(pipelines.album, pipelines.edits, pipelines.overlays)
     return _cached(work, f"development-{seed}-{code}", lambda out: development_album(data, out, seed=seed))
 
 
@@ -70,9 +45,7 @@ def measure(
     album: Album, *, methods: Sequence[str] = METHODS, model: Path | None, data: Path | None, work: Path
 ) -> dict[str, Any]:
     """The figures as plain JSON values: album, methods → overall, per family (see the module's first lines)."""
-    unknown = [name for name in methods if name not in METHODS]
-    if unknown or not methods:
-        raise UsageError(f"--methods {','.join(unknown) or '(none)'}: known are {', '.join(METHODS)}")
+    check_methods(methods)
     figures: dict[str, Any] = {
         "album": {
             "name": album.root.name,
@@ -83,81 +56,16 @@ def measure(
         },
         "methods": {},
     }
-    baselines = _baselines(album, methods, data, work=work)
-    for name in methods:
-        rows, facts = _ndd(album, model) if name == "ndd" else (baselines[name], {})
-        figures["methods"][name] = {**facts, **_figures(album, evaluate_groups(rows, [r.group for r in album.images]))}
+    for name, (rows, facts) in rankings(album, methods, model=model, data=data, work=work):
+        figures["methods"][name] = {
+            **facts,
+            **figures_of(album, evaluate_groups(rows, [r.group for r in album.images])),
+        }
     return figures
 
 
-def embed_album(album: Album, checkpoint: Checkpoint) -> NDArray[np.float16]:
-    """(N, D) vectors of the album's pictures in its order, the same as a search computes."""
-    embedder = Embedder(checkpoint)
-    decoder = Decoder(DecodeLimits(), size=embedder.size)
-
-    def block(paths: Sequence[Path]) -> Columns:
-        return {"vector": embedder.embed(np.stack([decoder.read(path.read_bytes()).canvas for path in paths]))}
-
-    return _each_block(album, block)["vector"]
-
-
-def _ndd(album: Album, model: Path | None) -> tuple[ScoreRows, dict[str, str]]:
-    checkpoint = load(resolve(model))
-    facts = {"model": checkpoint.directory.name, "embedding_digest": checkpoint.embedding_digest}
-    return cosine_rows(embed_album(album, checkpoint)), facts
-
-
-def _baselines(album: Album, methods: Sequence[str], data: Path | None, *, work: Path) -> dict[str, ScoreRows]:
-    rankings: dict[str, ScoreRows] = {}
-    if {"pdq", "pdq8", "phash"} & set(methods):
-        modules = (ndd.baselines, ndd.hashing, ndd.images, ndd.stages.decode)
-        hashes = _kept(work, f"hashes-{album.digest()[:12]}-{_code(*modules)}", lambda: _each_block(album, _hashes))
-        rankings["pdq8"] = dihedral_rows(hashes["pdq"])
-        rankings["pdq"] = hamming_rows(np.ascontiguousarray(hashes["pdq"][:, 0]))
-        rankings["phash"] = hamming_rows(hashes["phash"])
-    if "mobilenetv2" in methods:
-        if data is None:
-            raise UsageError("mobilenetv2 wants the data folder with its weights: --data or NDD_DATA")
-        weights = data / _TEACHER
-        teacher = load_teacher(weights)
-        code = _code(ndd.model.teacher, ndd.images, ndd.stages.decode)
-        key = f"mobilenetv2-{album.digest()[:12]}-{_sha(weights.read_bytes())[:12]}-{code}"
-        features = _kept(
-            work,
-            key,
-            lambda: _each_block(
-                album, lambda paths: {"feature": teacher_features(teacher, _squares(paths))}, workers=1
-            ),
-        )
-        rankings["mobilenetv2"] = cosine_rows(features["feature"])
-    return rankings
-
-
-def _hashes(paths: Sequence[Path]) -> Columns:
-    pixels = [_pixels(path) for path in paths]
-    return {"pdq": np.stack([pdq(p)[0] for p in pixels]), "phash": np.stack([phash(p) for p in pixels])}
-
-
-def _squares(paths: Sequence[Path]) -> NDArray[np.uint8]:
-    return np.stack([to_square(_pixels(path), _TEACHER_SIDE) for path in paths])
-
-
-def _pixels(path: Path) -> NDArray[np.uint8]:
-    return Decoder(DecodeLimits(), size=_TEACHER_SIDE).pixels(path.read_bytes())
-
-
-def _each_block(
-    album: Album, compute: Callable[[Sequence[Path]], Columns], *, workers: int = os.cpu_count() or 1
-) -> Columns:
-    """`compute` over the album in blocks, on threads (decoding and the network release the lock), joined in order."""
-    paths = [album.root / row.image for row in album.images]
-    blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
-    with ThreadPoolExecutor(workers) as pool:
-        parts = list(pool.map(compute, blocks))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _figures(album: Album, result: RetrievalResult) -> dict[str, Any]:
+def figures_of(album: Album, result: RetrievalResult) -> dict[str, Any]:
+    """A ranking's mAP, µAP and recall at each of PRECISIONS, over all and by family, as plain JSON values."""
     points = [result.curve.recall_at_precision(wanted) for wanted in PRECISIONS]
     overall = {
         "map": result.mean_average_precision,
@@ -216,28 +124,7 @@ def _cached(work: Path, name: str, build: Callable[[Path], Album]) -> Album:
     return read_album(target)
 
 
-def _kept(work: Path, name: str, compute: Callable[[], Columns]) -> Columns:
-    """The arrays `name` below `work`, computed if they are not there."""
-    target = work / "baselines" / f"{name}.npz"
-    if not target.is_file():
-        columns = compute()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_suffix(f".{os.getpid()}.npz")
-        np.savez(part, **cast(dict[str, Any], columns))  # else mypy takes an array for `allow_pickle`
-        part.replace(target)
-    with np.load(target) as held:
-        return dict(held)
-
-
 def _unpack(tar: Path, out: Path) -> Album:
     with tarfile.open(tar) as archive:
         archive.extractall(out, filter="data")
     return read_album(out)
-
-
-def _code(*modules: ModuleType) -> str:
-    return _sha("".join(inspect.getsource(module) for module in modules).encode())[:12]
-
-
-def _sha(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ndd.errors import UsageError
 
@@ -48,7 +49,12 @@ def _add_accuracy(parser: argparse.ArgumentParser) -> None:
     _add_data(parser)
     parser.add_argument("--album", type=Path, help="a folder or tar with groups.csv, instead of the development album")
     parser.add_argument("--model", type=Path, help="model directory (default: as everywhere)")
-    parser.add_argument("--methods", help="comma-separated choice of ndd, mobilenetv2, pdq8, pdq, phash (all)")
+    parser.add_argument("--public", action="store_true", help="the public test sets of the data folder instead")
+    parser.add_argument(
+        "--methods",
+        help="comma-separated choice of ndd, mobilenetv2, pdq8, pdq, phash, sift, fastdup, imagehash, imagededup; the last "
+        "three want NDD_PEERS (album: the first five; public: the first seven)",
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="keeps albums and baselines (runs/bench)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file too")
 
@@ -57,15 +63,107 @@ def _accuracy(args: argparse.Namespace) -> int:
     """rank all pairs of an album with known truth: mAP, µAP, recall at a stated precision, beside the baselines"""
     from pipelines import accuracy
 
+    if args.public:
+        return _public(args)
     methods = tuple(args.methods.split(",")) if args.methods else accuracy.METHODS
     data = data_folder(args.data) if args.album is None or "mobilenetv2" in methods else None
     album = accuracy.open_album(args.album, data, work=args.work, seed=args.seed)
     figures = accuracy.measure(album, methods=methods, model=args.model, data=data, work=args.work)
-    sys.stdout.write(accuracy.table(figures) + "\n")
-    if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return _said(accuracy.table(figures), figures, args.json)
+
+
+def _public(args: argparse.Namespace) -> int:
+    from pipelines import bench_public
+
+    if args.album is not None:
+        raise UsageError("--public measures its own pictures; leave --album out")
+    methods = tuple(args.methods.split(",")) if args.methods else bench_public.METHODS
+    figures = bench_public.measure(data_folder(args.data), methods=methods, model=args.model, work=args.work)
+    return _said(bench_public.table(figures), figures, args.json)
+
+
+def _said(table: str, figures: Mapping[str, Any], out: Path | None) -> int:
+    """Print the table, write the JSON where one is wanted."""
+    sys.stdout.write(table + "\n")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def _add_find(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    parser.add_argument("--album", type=Path, help="a folder or tar with groups.csv, instead of the development album")
+    parser.add_argument("--model", type=Path, help="model directory (default: as everywhere)")
+    parser.add_argument("--verify", choices=("keypoints", "none"), help="as of `ndd find`")
+    parser.add_argument("--neighbours", type=int, metavar="K", help="as of `ndd find`")
+    parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="keeps albums (runs/bench)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file too")
+
+
+def _find(args: argparse.Namespace) -> int:
+    """search an album with known truth: what is found and what it costs, from one run"""
+    from pipelines import bench_find
+    from pipelines.accuracy import open_album
+
+    data = data_folder(args.data) if args.album is None else None
+    album = open_album(args.album, data, work=args.work, seed=args.seed)
+    given = {"--verify": args.verify, "--neighbours": args.neighbours}
+    options = [text for name, value in given.items() if value is not None for text in (name, str(value))]
+    figures = bench_find.measure(album, work=args.work, model=args.model, options=options)
+    return _said(bench_find.table(figures), figures, args.json)
+
+
+def _add_embed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, help="folder with corpus/reserve.tar ($NDD_DATA, else ../shared/data)")
+    parser.add_argument("--folder", type=Path, help="a folder of pictures, instead of enlarged ones of the reserve")
+    parser.add_argument("--images", type=int, default=3000, help="how many of the reserve (3000)")
+    parser.add_argument("--rounds", type=int, default=3, help="times that each tool runs, in turns (3)")
+    parser.add_argument("--no-peer", action="store_true", help="ndd alone; otherwise NDD_PEERS has to have fastdup")
+    parser.add_argument("--model", type=Path, help="model directory (default: as everywhere)")
+    parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="keeps the pictures (runs/bench)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file too")
+
+
+def _embed(args: argparse.Namespace) -> int:
+    """time `ndd embed` and fastdup over the same pictures, start-up and decoding included"""
+    from pipelines import bench_embed
+
+    folder = args.folder
+    if folder is None:
+        tar = data_folder(args.data) / "corpus" / "reserve.tar"
+        folder = bench_embed.photographs(tar, args.work / f"photographs-{args.images}", images=args.images)
+    figures = bench_embed.measure(folder, model=args.model, rounds=args.rounds, peer=not args.no_peer)
+    return _said(bench_embed.table(figures), figures, args.json)
+
+
+def _add_stn(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    parser.add_argument("--album", type=Path, help="a folder or tar with groups.csv, instead of the development album")
+    parser.add_argument("--model", type=Path, help="model directory (default: as everywhere)")
+    parser.add_argument("--photos", type=Path, help="folder of photographs, instead of the held-out ones")
+    parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="keeps albums (runs/bench)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file too")
+
+
+def _stn(args: argparse.Namespace) -> int:
+    """what the spatial transformer does: does it find the pose, is it needed, what does it cost"""
+    from ndd.images import decode
+    from ndd.model.checkpoint import load, resolve
+    from pipelines import bench_stn
+    from pipelines.accuracy import open_album
+    from pipelines.album import read_photos, read_tar
+
+    data = data_folder(args.data) if args.album is None or args.photos is None else None
+    held = (
+        read_photos(args.photos)
+        if args.photos is not None or data is None
+        else read_tar(data / "corpus" / "heldout-photos.tar")
+    )
+    photographs = [decode(photo.content).pixels for photo in held]
+    album = open_album(args.album, data, work=args.work, seed=args.seed)
+    figures = bench_stn.measure(album, load(resolve(args.model)), photographs)
+    return _said(bench_stn.table(figures), figures, args.json)
 
 
 def _add_album(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +189,27 @@ def _album(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--blocks", type=int, default=10, help="of each side, in turns (10)")
+    parser.add_argument("--steps", type=int, default=12, help="in a block (12)")
+    parser.add_argument("--size", type=int, default=32, help="of the views, pixels (32)")
+    parser.add_argument("--batch", type=int, default=32, help="pairs of views in a step (32)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file too")
+
+
+def _train(args: argparse.Namespace) -> int:
+    """time training on Ray, one worker and two, in turns with a plain PyTorch loop of the same steps"""
+    from pipelines import bench_train
+
+    figures = bench_train.measure(blocks=args.blocks, steps=args.steps, size=args.size, batch=args.batch)
+    return _said(bench_train.table(figures), figures, args.json)
+
+
 _BENCHES: Mapping[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "accuracy": (_add_accuracy, _accuracy),
     "album": (_add_album, _album),
+    "embed": (_add_embed, _embed),
+    "find": (_add_find, _find),
+    "stn": (_add_stn, _stn),
+    "train": (_add_train, _train),
 }

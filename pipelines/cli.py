@@ -23,6 +23,7 @@ COMMANDS = {
     "ingest": "list pictures with content ids and splits; pack them for training",
     "train": "train a model",
     "calibrate": "fit the probabilities of a model's scores",
+    "export": "write the network of a model directory for the processor, in 8-bit integers",
     "bench": "measure a model on an album with known truth",
     "demo": "find the near-duplicates in a small album made on the spot",
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from safetensors.torch import save as save_tensors
 from ndd.config import ModelConfig
 from ndd.errors import ModelError
 from ndd.model.directory import CALIBRATION, CARD, CONFIG, PREPROCESSING, WEIGHTS, describe, resolve, shipped
+from ndd.model.runtime import RUNTIME
 from ndd.model.siamese import SiameseEmbedder
 
 __all__ = ["PREPROCESSING", "Checkpoint", "load", "resolve", "save", "shipped"]
@@ -30,7 +32,7 @@ __all__ = ["PREPROCESSING", "Checkpoint", "load", "resolve", "save", "shipped"]
 class Checkpoint:
     """A loaded model directory; `model` is in evaluation mode.
 
-    embedding_digest stamps vectors and indexes, scorer_digest stamps scores and thresholds.
+    embedding_digest stamps vectors that torch makes, scorer_digest stamps scores and thresholds.
     """
 
     directory: Path
@@ -53,6 +55,8 @@ def save(
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    # What was exported from the weights that lay here before is not a form of these.
+    shutil.rmtree(target / RUNTIME, ignore_errors=True)
     half = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     _write(target / WEIGHTS, save_tensors(half))
     _write(target / CARD, _json(card))
@@ -65,7 +69,7 @@ def save(
 
 def load(directory: str | os.PathLike[str], *, device: str = "cpu") -> Checkpoint:
     """Read a model directory; ModelError names the file that is missing, damaged or does not fit."""
-    said = describe(directory)
+    said = describe(directory, engine="torch")
     model = SiameseEmbedder(said.config)
     try:
         weights = load_file(said.directory / WEIGHTS)

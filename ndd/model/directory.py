@@ -1,4 +1,4 @@
-"""A model is ONE directory: config.json, weights.safetensors, card.json, calibration.json (optional).
+"""A model is ONE directory: config.json, weights.safetensors, card.json; optional: calibration.json and runtime/.
 
 What can be said of it without computing: where it lies, what it is, and its two digests. No torch, so a process that only
 hands out work starts quickly; `ndd.model.checkpoint` loads and saves the network itself.
@@ -17,6 +17,7 @@ from typing import Any
 
 from ndd.config import ModelConfig, json_digest
 from ndd.errors import ConfigError, ModelError
+from ndd.model.runtime import Runtime, chosen
 
 __all__ = [
     "CALIBRATION",
@@ -28,6 +29,7 @@ __all__ = [
     "describe",
     "resolve",
     "shipped",
+    "source_digest",
 ]
 
 PREPROCESSING = {
@@ -45,13 +47,15 @@ CONFIG, WEIGHTS, CARD, CALIBRATION = "config.json", "weights.safetensors", "card
 class ModelDirectory:
     """What a model directory says of itself.
 
-    embedding_digest stamps vectors and indexes, scorer_digest stamps scores and thresholds.
+    embedding_digest stamps vectors and indexes, scorer_digest stamps scores and thresholds. runtime: what makes the vectors
+    here; None is torch.
     """
 
     directory: Path
     config: ModelConfig
     card: Mapping[str, Any]
     calibration: Mapping[str, Any] | None
+    runtime: Runtime | None
     embedding_digest: str
     scorer_digest: str
 
@@ -77,8 +81,11 @@ def resolve(explicit: str | os.PathLike[str] | None = None) -> Path:
     return _existing(shipped(), "the installed package")
 
 
-def describe(directory: str | os.PathLike[str]) -> ModelDirectory:
-    """Read everything but the network; ModelError names the file that is missing, damaged or does not fit."""
+def describe(directory: str | os.PathLike[str], *, engine: str | None = None) -> ModelDirectory:
+    """Read everything but the network; ModelError names the file that is missing, damaged or does not fit.
+
+    engine: what is to make the vectors, see `ndd.model.runtime.chosen`.
+    """
     source = _existing(Path(directory), "the caller")
     try:
         config = ModelConfig.from_dict(_read_json(source / CONFIG), where=str(source / CONFIG))
@@ -86,14 +93,24 @@ def describe(directory: str | os.PathLike[str]) -> ModelDirectory:
         raise ModelError(f"{error}; this model directory is of another version of ndd") from error
     calibration = _read_json(source / CALIBRATION) if (source / CALIBRATION).is_file() else None
     content = hashlib.sha256((source / WEIGHTS).read_bytes()).hexdigest()
+    preprocessing: dict[str, Any] = dict(PREPROCESSING)
+    runtime = chosen(source, source=source_digest(source), engine=engine)
+    if runtime is not None:
+        preprocessing["precision"] = f"{runtime.precision} by {runtime.engine}, stored as fp16: {runtime.content}"
     return ModelDirectory(
         directory=source,
         config=config,
         card=_read_json(source / CARD) if (source / CARD).is_file() else {},
         calibration=calibration,
-        embedding_digest=json_digest({"preprocessing": PREPROCESSING, "config": config.to_dict(), "weights": content}),
+        runtime=runtime,
+        embedding_digest=json_digest({"preprocessing": preprocessing, "config": config.to_dict(), "weights": content}),
         scorer_digest=json_digest({"calibration": calibration}),
     )
+
+
+def source_digest(directory: Path) -> str:
+    """sha256 of the config and the weights: what an exported network was made from."""
+    return hashlib.sha256((directory / CONFIG).read_bytes() + (directory / WEIGHTS).read_bytes()).hexdigest()
 
 
 def _existing(directory: Path, origin: str) -> Path:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ndd.baselines import cosine_rows, dihedral_rows, hamming_rows, phash
+from ndd.baselines import cosine_rows, dihedral_rows, hamming_rows, phash, sift, sift_scores
 from ndd.metrics.retrieval import evaluate_groups
 
 
@@ -86,3 +86,17 @@ def test_a_perfect_and_a_blind_ranking_score_so() -> None:
 def test_hashes_of_half_words_are_refused() -> None:
     with pytest.raises(ValueError, match="64-bit"):
         hamming_rows(np.zeros((2, 12), np.uint8))
+
+
+def test_sift_finds_the_turned_picture_by_its_matches() -> None:
+    rng = np.random.default_rng(0)
+    squares = [np.kron(rng.integers(0, 256, (24, 32), dtype=np.uint8), np.ones((10, 10), np.uint8)) for _ in range(3)]
+    pictures = [np.repeat(cv2.GaussianBlur(square, (0, 0), 2)[..., None], 3, axis=2) for square in squares]
+    pictures.append(np.ascontiguousarray(np.rot90(pictures[1])))
+    described = [sift(np.asarray(p, np.uint8)) for p in pictures]
+    assert min(map(len, described)) >= 500 and described[0].shape[1] == 128
+    scores = sift_scores([*described, np.zeros((0, 128), np.float32)])
+    np.testing.assert_array_equal(scores, scores.T)
+    assert scores[1, 3] > 5 * max(scores[0, 1], scores[0, 2], scores[0, 3], scores[1, 2], scores[2, 3])
+    assert not scores[4].any(), "a picture without keypoints matches nothing"
+    np.testing.assert_array_equal(sift_scores(described), scores[:4, :4])

@@ -1,0 +1,164 @@
+"""The network in the form that a processor runs fastest: the optional `runtime/` of a model directory.
+
+    runtime/
+      network.xml, network.bin    OpenVINO's representation: the squares of pixels go in, vectors come out
+      runtime.json                engine, precision, micro-batch, what it was made from, how near to the reference it is
+
+`ndd.model.export` writes it. Precision is part of what a vector means, so the file's digest is part of the embedding's.
+Nothing here imports torch: a process that only embeds starts without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndd.errors import ConfigError, ModelError
+
+__all__ = [
+    "ENGINES",
+    "FACTS",
+    "NETWORK",
+    "RUNTIME",
+    "OpenVinoNetwork",
+    "Runtime",
+    "chosen",
+    "cpu_settings",
+    "load_openvino",
+    "read",
+]
+
+RUNTIME, FACTS, NETWORK = "runtime", "runtime.json", "network.xml"
+ENGINES = ("auto", "torch", "openvino")
+"""What NDD_RUNTIME may say. `auto`: the exported network where there is one and its package is installed, else torch."""
+
+_FIELDS = {"engine": str, "precision": str, "batch": int, "source": str, "content": str, "agreement": dict}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """An exported network.
+
+    batch: pictures per call, fixed. source: digest of the config and weights it was made from. content: digest of its own
+    files. agreement: cosine to the reference, `mean` and `least`, and over how many pictures.
+    """
+
+    directory: Path
+    engine: str
+    precision: str
+    batch: int
+    source: str
+    content: str
+    agreement: Mapping[str, float]
+
+
+def chosen(directory: Path, *, source: str, engine: str | None = None) -> Runtime | None:
+    """The runtime that vectors of this model directory are made with; None means torch.
+
+    engine: one of ENGINES, None for NDD_RUNTIME or `auto`. Raises ConfigError for another name; ModelError where
+    `openvino` is asked for and is not to be had, and for a runtime that is damaged or was made from other weights.
+    """
+    asked = engine or os.environ.get("NDD_RUNTIME") or "auto"
+    if asked not in ENGINES:
+        raise ConfigError(f"NDD_RUNTIME: expected one of {', '.join(ENGINES)}, got {asked!r}")
+    if asked == "torch":
+        return None
+    offered = read(directory, source=source)
+    if offered is None:
+        if asked == "openvino":
+            raise ModelError(f"{directory}: no {RUNTIME}/ there; `python -m pipelines export` writes one")
+        return None
+    if importlib.util.find_spec("openvino") is None:
+        if asked == "openvino":
+            raise ModelError("NDD_RUNTIME is openvino and the package openvino is missing; pip install 'ndd[runtime]'")
+        return None
+    return offered
+
+
+def read(directory: Path, *, source: str) -> Runtime | None:
+    """What `runtime/` of a model directory says of itself, checked; None if there is none. Raises ModelError."""
+    place = directory / RUNTIME
+    if not (place / FACTS).is_file():
+        return None
+    try:
+        said = json.loads((place / FACTS).read_bytes())
+        facts = {name: kind(said[name]) for name, kind in _FIELDS.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{place / FACTS}: damaged ({error!r}); remove {RUNTIME}/ or export again") from error
+    if facts["source"] != source:
+        raise ModelError(f"{place}: made from other weights than lie beside it; remove it or export again")
+    if facts["content"] != content_digest(place):
+        raise ModelError(f"{place}: its files are not those that were exported; remove it or export again")
+    return Runtime(directory=place, **facts)
+
+
+def content_digest(place: Path) -> str:
+    """sha256 of the exported files; raises ModelError if one is missing."""
+    whole = hashlib.sha256()
+    for name in (NETWORK, NETWORK.replace(".xml", ".bin")):
+        try:
+            whole.update((place / name).read_bytes())
+        except OSError as error:
+            raise ModelError(f"{place / name}: {error.strerror}; remove {RUNTIME}/ or export again") from error
+    return whole.hexdigest()
+
+
+def cpu_settings(*, streams: int) -> dict[str, Any]:
+    """OpenVINO's settings for results that depend on nothing but the pictures: each request runs on one thread."""
+    return {
+        "NUM_STREAMS": streams,
+        "INFERENCE_NUM_THREADS": streams,
+        # Left to itself it takes bf16 where the processor has it: another machine would give other vectors.
+        "INFERENCE_PRECISION_HINT": "f32",
+        # Pinned threads would sit on the cores that decoding wants.
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+def load_openvino() -> Any:
+    """The package openvino with its telemetry left out; raises ModelError if it is not installed.
+
+    Importing it reports the import to its makers through `openvino_telemetry`, which it can do without.
+    """
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # to Python: this cannot be imported
+    try:
+        import openvino
+    except ImportError as error:
+        raise ModelError("this needs the package openvino; pip install 'ndd[runtime]'") from error
+    return openvino
+
+
+class OpenVinoNetwork:
+    """An exported network, compiled for this processor; call it from any thread."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        openvino = load_openvino()
+        try:
+            self._compiled = openvino.Core().compile_model(
+                str(runtime.directory / NETWORK), "CPU", cpu_settings(streams=len(os.sched_getaffinity(0)))
+            )
+        except RuntimeError as error:
+            first = str(error).strip().partition("\n")[0]
+            raise ModelError(
+                f"{runtime.directory}: OpenVINO cannot run it ({first}); NDD_RUNTIME=torch does"
+            ) from error
+        self._of_thread = threading.local()
+
+    def __call__(self, canvas_BSS3: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(B, S, S, 3) uint8, B the runtime's batch → (B, D) float32, unit length."""
+        if not hasattr(self._of_thread, "request"):
+            self._of_thread.request = self._compiled.create_infer_request()
+        answer = self._of_thread.request.infer([canvas_BSS3])
+        vectors: NDArray[np.float32] = answer[0].copy()  # the request's own memory: its next call would change it
+        return vectors

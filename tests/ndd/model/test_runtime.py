@@ -1,0 +1,182 @@
+"""The exported network against the one it was made from, and what happens where it cannot be used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from ndd.config import ModelConfig, StnConfig
+from ndd.errors import ConfigError, ModelError
+from ndd.images import to_square
+from ndd.model import checkpoint
+from ndd.model.directory import describe
+from ndd.model.export import export
+from ndd.model.runtime import load_openvino
+from ndd.model.siamese import SiameseEmbedder
+from ndd.stages.embed import MICRO_BATCH, Embedder
+from tests.samples import photographs
+
+SIDE = 64
+
+
+def model_directory(directory: Path, stn: dict[str, Any]) -> Path:
+    """Random weights, but statistics of BatchNorm and poses that do something."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = SiameseEmbedder(ModelConfig(image_size=SIDE, dim=32, stn=StnConfig.from_dict(stn)))
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+        if network.stn is not None:
+            torch.nn.init.normal_(network.stn.localization.theta.weight, std=0.03)
+    return checkpoint.save(directory, network, card={"note": "random"})
+
+
+@pytest.fixture(scope="module")
+def canvases() -> NDArray[np.uint8]:
+    """48 windows of photographs; neighbours differ, so that calibration and judgement see different ones."""
+    rng = np.random.default_rng(0)
+    found = []
+    for pixels in [*photographs().values()] * 12:
+        top, left = rng.integers(0, pixels.shape[0] // 2), rng.integers(0, pixels.shape[1] // 2)
+        found.append(to_square(pixels[top : top + pixels.shape[0] // 2, left : left + pixels.shape[1] // 2], SIDE))
+    return np.stack(found)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, canvases: NDArray[np.uint8]) -> Path:
+    directory = model_directory(tmp_path_factory.mktemp("models") / "model", {})
+    export(directory, canvases)
+    return directory
+
+
+def cosines(left: NDArray[np.float16], right: NDArray[np.float16]) -> NDArray[np.float64]:
+    a, b = left.astype(np.float64), right.astype(np.float64)
+    found: NDArray[np.float64] = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return found
+
+
+@pytest.mark.parametrize(
+    "stn",
+    [{"kind": "none"}, {"kind": "affine"}, {"kind": "homography"}, {"localization": "polar"}],
+    ids=["none", "affine", "homography", "polar"],
+)
+def test_single_precision_is_the_reference(stn: dict[str, Any], canvases: NDArray[np.uint8], tmp_path: Path) -> None:
+    directory = model_directory(tmp_path / "model", stn)
+    reference = Embedder(checkpoint.load(directory)).embed(canvases[:16])
+    export(directory, canvases, precision="fp32")
+    assert describe(directory).runtime is not None
+    found = Embedder(describe(directory)).embed(canvases[:16])
+    assert cosines(found, reference).min() > 0.9999
+    assert len(np.unique(reference, axis=0)) == 16
+
+
+def test_int8_is_near_the_reference_and_says_how_near(exported: Path, canvases: NDArray[np.uint8]) -> None:
+    said = describe(exported)
+    assert said.runtime is not None and said.runtime.precision == "int8"
+    near = cosines(Embedder(said).embed(canvases), Embedder(checkpoint.load(exported)).embed(canvases))
+    assert 0.995 <= near.mean() < 1
+    assert said.runtime.agreement["mean"] == pytest.approx(near[1::2].mean(), abs=1e-3)
+    assert said.runtime.agreement["least"] <= said.runtime.agreement["mean"]
+    network = load_openvino().Core().read_model(exported / "runtime" / "network.xml")
+    kinds = [
+        node.input_value(1).get_node().get_type_name()
+        for node in network.get_ordered_ops()
+        if node.get_type_name() == "Convolution"
+    ]
+    assert kinds == ["Constant"] * 4 + ["Multiply"] * 20, (
+        "4 of the localization network are spared, 20 of ResNet-18 are not"
+    )
+
+
+def test_the_digest_tells_precisions_apart(exported: Path) -> None:
+    digests = {engine: describe(exported, engine=engine).embedding_digest for engine in ("torch", "openvino", "auto")}
+    assert digests["auto"] == digests["openvino"] != digests["torch"]
+    assert checkpoint.load(exported).embedding_digest == digests["torch"]
+    assert Embedder(describe(exported)).digest == digests["openvino"]
+
+
+@pytest.mark.parametrize("size", [1, 3, MICRO_BATCH + 1])
+def test_bit_equal_in_any_batch_and_on_any_thread(exported: Path, canvases: NDArray[np.uint8], size: int) -> None:
+    embedder = Embedder(describe(exported))
+    whole = embedder.embed(canvases)
+    order = np.random.default_rng(size).permutation(len(canvases))
+    with ThreadPoolExecutor(3) as pool:
+        parts = list(pool.map(lambda at: embedder.embed(canvases[order[at : at + size]]), range(0, len(order), size)))
+    assert np.array_equal(np.concatenate(parts), whole[order])
+    assert np.array_equal(Embedder(describe(exported)).embed(canvases), whole), "compiled again, it answers the same"
+
+
+def test_embedding_with_it_imports_no_torch(exported: Path) -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from ndd.model.directory import describe\n"
+        "from ndd.stages.embed import Embedder\n"
+        f"vectors = Embedder(describe(sys.argv[1])).embed(np.zeros((1, {SIDE}, {SIDE}, 3), np.uint8))\n"
+        "assert vectors.shape == (1, 32) and 'torch' not in sys.modules, sorted(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(exported)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_the_package_torch_makes_the_vectors(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert describe(exported).runtime is None
+    assert describe(exported).embedding_digest == describe(exported, engine="torch").embedding_digest
+    monkeypatch.setenv("NDD_RUNTIME", "openvino")
+    with pytest.raises(ModelError, match=r"openvino is missing; pip install 'ndd\[runtime\]'"):
+        describe(exported)
+
+
+def test_what_cannot_be_used_is_named(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / "model"
+    shutil.copytree(exported, directory)
+    facts = directory / "runtime" / "runtime.json"
+    said = json.loads(facts.read_text())
+    facts.write_text(json.dumps({**said, "content": "0" * 64}))
+    with pytest.raises(ModelError, match="not those that were exported"):
+        describe(directory)
+    facts.write_text(json.dumps({**said, "source": "0" * 64}))
+    with pytest.raises(ModelError, match="made from other weights"):
+        describe(directory)
+    facts.write_text("{}")
+    with pytest.raises(ModelError, match="damaged"):
+        describe(directory)
+    assert describe(directory, engine="torch").runtime is None
+    monkeypatch.setenv("NDD_RUNTIME", "tensorrt")
+    with pytest.raises(ConfigError, match="NDD_RUNTIME.*tensorrt"):
+        describe(directory)
+
+
+def test_new_weights_take_the_runtime_of_the_old_away(exported: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "model"
+    shutil.copytree(exported, directory)
+    loaded = checkpoint.load(directory)
+    checkpoint.save(directory, loaded.model, card={})
+    assert not (directory / "runtime").exists()
+    with pytest.raises(ModelError, match="pipelines export"):
+        describe(directory, engine="openvino")
+
+
+def test_a_network_far_from_the_reference_is_not_written(
+    exported: Path, canvases: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "model"
+    shutil.copytree(exported, directory, ignore=shutil.ignore_patterns("runtime"))
+    monkeypatch.setattr("ndd.model.export.LEAST_AGREEMENT", 0.99999999)
+    with pytest.raises(ModelError, match="nothing was written"):
+        export(directory, canvases)
+    assert sorted(path.name for path in directory.iterdir()) == ["card.json", "config.json", "weights.safetensors"]
+    with pytest.raises(ModelError, match="at least 16"):
+        export(directory, canvases[:15])
