@@ -171,12 +171,17 @@ class StnConfig(Config):
     """Side of the low-resolution picture the localization network sees, pixels."""
     width: int = 32
     """Channels of its first convolution; doubled at each of the next two."""
+    localization: typing.Literal["cnn", "polar"] = "cnn"
+    """`cnn` regresses the whole transform, as the paper; `polar` finds the rotation equivariantly, then the rest of it."""
+    angles: int = 48
+    """Rotations that the polar network scores (polar only; a multiple of 4 makes quarter turns exact)."""
     control: int = 4
     """Control points along a side (tps only)."""
 
     def __post_init__(self) -> None:
         check(self.size >= 16, f"stn.size must be at least 16 pixels, got {self.size}")
         check(self.width >= 4, f"stn.width must be at least 4, got {self.width}")
+        check(self.angles >= 8, f"stn.angles must be at least 8, got {self.angles}")
         check(self.control >= 2, f"stn.control must be at least 2, got {self.control}")
 
 

@@ -24,6 +24,7 @@ OFFLINE = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "OMP_NUM_THREADS": "1",  # the networks of tests are tiny: their threads would mostly wait for one another
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's services listen on loopback alone
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",  # Ray reports even that it must not report

@@ -36,6 +36,9 @@ class EditConfig(Config):
     """Largest change of the aspect ratio."""
     rotation: float = 45.0
     """Largest free rotation, degrees."""
+    aspect: float = 1.6
+    """Largest ratio of the sides of the picture before it was squashed to a square: a rotation of the picture itself is a
+    rotation between two squashes on the square."""
     rotate: float = 0.45
     """Share of views rotated freely."""
     quarter: float = 0.15
@@ -63,6 +66,7 @@ class EditConfig(Config):
 
     def __post_init__(self) -> None:
         check(0.0 < self.min_area <= 1.0, f"edits.min_area must lie in 0…1, got {self.min_area}")
+        check(self.aspect >= 1.0, f"edits.aspect is a ratio of at least 1, got {self.aspect}")
         check(self.squash >= 1.0, f"edits.squash is a ratio of at least 1, got {self.squash}")
         check(
             0.0 <= self.perspective_extent < 0.9,
@@ -172,7 +176,9 @@ def _turn(rng: np.random.Generator, s: Doubles, config: EditConfig) -> tuple[Dou
     aspect = np.exp(0.5 * np.log(config.squash) * s * rng.uniform(-1, 1, n))
     squash_zoom = 1.0 / np.maximum(aspect, 1.0 / aspect)
     perspective, perspective_zoom = _perspective(rng, s, config)
-    shape = _rotation(angle + quarters * (np.pi / 2)) @ perspective
+    hidden = np.exp(0.5 * np.log(config.aspect) * s * rng.uniform(-1, 1, n))
+    turned = _diagonal(1 / hidden, hidden) @ _rotation(angle) @ _diagonal(hidden, 1 / hidden)
+    shape = _rotation(quarters * (np.pi / 2)) @ turned @ perspective
     upright = shape @ _diagonal(1.0 / perspective_zoom, 1.0 / perspective_zoom) @ _diagonal(aspect, 1.0 / aspect)
     zoomed = _diagonal(inner, inner) @ shape @ _diagonal(aspect * squash_zoom, squash_zoom / aspect)
     return zoomed @ _diagonal(one, one), upright

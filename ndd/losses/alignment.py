@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["alignment_loss", "map_points", "pose_loss"]
+__all__ = ["alignment_loss", "angle_agreement_loss", "angle_loss", "map_points", "pose_loss", "rotation_of"]
 
 
 def map_points(homography_B33: Tensor, points_BN2: Tensor) -> Tensor:
@@ -45,3 +45,47 @@ def pose_loss(corners_B42: Tensor, pose_B33: Tensor) -> Tensor:
     """
     frame = corners_B42.new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]]).expand(corners_B42.shape[0], 4, 2)
     return F.smooth_l1_loss(corners_B42, map_points(pose_B33, frame).clamp(-4, 4), beta=0.1)
+
+
+def rotation_of(pose_B33: Tensor) -> Tensor:
+    """Angle (B,) of the rotation nearest to a known pose, radians: that of the polar decomposition of its derivative at
+    the centre."""
+    derivative = (pose_B33[:, :2, :2] - pose_B33[:, :2, 2:] * pose_B33[:, 2:, :2]) / pose_B33[:, 2:, 2:]
+    return torch.atan2(derivative[:, 1, 0] - derivative[:, 0, 1], derivative[:, 0, 0] + derivative[:, 1, 1])
+
+
+def angle_loss(scores_BA: Tensor, angle_B: Tensor) -> Tensor:
+    """Cross-entropy of the scored angles against the known one, which is shared by the two angles around it."""
+    count = scores_BA.shape[1]
+    place = (angle_B / (2 * torch.pi) * count) % count
+    below = place.floor()
+    share = place - below
+    known = scores_BA.log_softmax(dim=1)
+    first, second = below.long() % count, (below.long() + 1) % count
+    rows = torch.arange(len(scores_BA), device=scores_BA.device)
+    return -((1 - share) * known[rows, first] + share * known[rows, second]).mean()
+
+
+def angle_agreement_loss(scores_a_BA: Tensor, scores_b_BA: Tensor, turn_B: Tensor) -> Tensor:
+    """Two views of a picture must be turned back to the same angle, whichever that is: upright or not.
+
+    turn: (B,) known angle from view a to view b, radians. Each view's scores are asked to be those of the other, shifted by
+    the turn and sharpened (a target without gradient, as in self-distillation: Caron et al. 2021, arXiv:2104.14294), so
+    that the highest of them wins in both. Uprightness must be learnt from what is in the pictures; this needs no such
+    knowledge, only features that survive the edits, and is learnt with a tenth of the views.
+    """
+    steps = turn_B / (2 * torch.pi) * scores_a_BA.shape[1]
+    there = -(_shifted(scores_a_BA, steps) * scores_b_BA.log_softmax(dim=1)).sum(dim=1).mean()
+    back = -(_shifted(scores_b_BA, -steps) * scores_a_BA.log_softmax(dim=1)).sum(dim=1).mean()
+    return 0.5 * (there + back)
+
+
+@torch.no_grad()
+def _shifted(scores_BA: Tensor, steps_B: Tensor) -> Tensor:
+    """Sharpened probabilities (B, A), moved up by a number of angles that need not be whole."""
+    count = scores_BA.shape[1]
+    probability = (scores_BA.float() / 0.5).softmax(dim=1)
+    below = steps_B.floor()
+    share = (steps_B - below)[:, None]
+    source = (torch.arange(count, device=steps_B.device) - below.long()[:, None]) % count
+    return (1 - share) * probability.gather(1, source) + share * probability.gather(1, (source - 1) % count)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["info_nce_loss", "prototype_loss"]
+__all__ = ["entropy_loss", "info_nce_loss", "prototype_loss"]
 
 
 def info_nce_loss(
@@ -45,3 +45,17 @@ def prototype_loss(z_BD: Tensor, prototypes_ND: Tensor, target_B: Tensor, *, tem
     (distillation by instance classification; the softmax of Wu et al. 2018, arXiv:1805.01978, eq. 2). target: (B,) rows.
     """
     return F.cross_entropy(z_BD @ prototypes_ND.T / temperature, target_B)
+
+
+def entropy_loss(z_BD: Tensor, pictures_B: Tensor) -> Tensor:
+    """Mean of −log of the distance to the nearest view of another picture: spreads the vectors evenly over the sphere.
+
+    So one threshold suits all pictures, those in dense regions too (the differential-entropy regulariser of Sablayrolles
+    et al. 2019, arXiv:1806.03198, eq. 3; used for copies by SSCD, arXiv:2202.10261, §4.2). z: (B, D) unit vectors.
+    pictures: (B,) which picture each is a view of; with a single picture the loss is 0.
+    """
+    stranger = pictures_B[:, None] != pictures_B[None, :]
+    if not bool(stranger.any()):
+        return z_BD.sum() * 0.0
+    nearest = (z_BD @ z_BD.T).masked_fill(~stranger, -2.0).amax(dim=1)
+    return -(2.0 - 2.0 * nearest).clamp_min(1e-6).sqrt().log().mean()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ndd.config import ModelConfig
 from ndd.model.backbones import make_backbone
 from ndd.model.pooling import make_pooling
-from ndd.model.stn import SpatialTransformer
+from ndd.model.stn import Pose, SpatialTransformer
 
 __all__ = ["Embedding", "SiameseEmbedder"]
 
@@ -47,14 +47,14 @@ class SiameseEmbedder(nn.Module):
         embedding, _ = self.embed_with_pose(x_B3SS)
         return embedding
 
-    def embed_with_pose(self, x_B3SS: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Embedding (B, D) and θ (B, P); θ is None without an STN. Training uses θ in the alignment loss."""
-        theta: Tensor | None = None
+    def embed_with_pose(self, x_B3SS: Tensor) -> tuple[Tensor, Pose | None]:
+        """Embedding (B, D) and the pose that the STN undid; None without an STN."""
+        pose: Pose | None = None
         if self.stn is not None:
-            x_B3SS, theta = self.stn(x_B3SS)
+            x_B3SS, pose = self.stn(x_B3SS)
         pooled = self.pooling(self.backbone(x_B3SS))
         vector: Tensor = self.head(pooled)
-        return vector, theta
+        return vector, pose
 
     @torch.no_grad()
     def align(self, x_B3SS: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,5 +62,5 @@ class SiameseEmbedder(nn.Module):
         if self.stn is None:
             frame = x_B3SS.new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]])
             return x_B3SS, frame.expand(x_B3SS.shape[0], 4, 2)
-        warped, theta = self.stn(x_B3SS)
-        return warped, self.stn.corners(theta)
+        warped, pose = self.stn(x_B3SS)
+        return warped, self.stn.corners(pose.theta, pose.angle)

@@ -7,11 +7,21 @@ Shapes: B pictures, C channels, H × W pixels, K control points. Coordinates are
 picture, not the centres of its corner pixels, at ±1 (`align_corners=False`).
 
 Direction: θ maps coordinates of the OUTPUT (canonical) frame to coordinates of the INPUT picture, as the sampler needs it.
+
+A regression from pixels to θ learns poses slowly and stays near the identity: it has to see every picture at every angle.
+The `polar` localization network turns that round. It looks at the picture in polar coordinates, where a rotation of the
+picture is a shift along one axis, and convolves circularly along it: whatever its weights are, turning the picture by some
+angle turns its answer by the same angle (Esteves et al., "Polar Transformer Networks", ICLR 2018; the idea of equivariance
+by construction is that of Cohen & Welling, "Group Equivariant Convolutional Networks", ICML 2016). What is left after the
+rotation (squash, shear, perspective) is read from the second moments of the gradients, which a squash changes in a known
+way (affine shape adaptation: Lindeberg & Gårding 1997; Baumberg, CVPR 2000).
 """
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +33,16 @@ __all__ = [
     "AffineTransform",
     "HomographyTransform",
     "LocalizationNet",
+    "PolarLocalizationNet",
+    "Pose",
     "SpatialTransformer",
     "ThinPlateSpline",
     "Transform",
     "base_grid",
     "make_transform",
     "sample",
+    "second_moments",
+    "turn_points",
 ]
 
 
@@ -87,10 +101,11 @@ class HomographyTransform(Transform):
         return torch.cat([identity + theta_BP, last], dim=1).reshape(-1, 3, 3)
 
     def map(self, theta_BP: Tensor, points_BN2: Tensor) -> Tensor:
-        projected = torch.cat([points_BN2, torch.ones_like(points_BN2[..., :1])], dim=-1) @ self.matrix(theta_BP).mT
+        homogeneous = torch.cat([points_BN2, torch.ones_like(points_BN2[..., :1])], dim=-1)
+        projected = homogeneous @ self.matrix(theta_BP).transpose(1, 2)
         # A network may predict a horizon inside the picture; keep the division finite and the sign with it.
         depth = projected[..., 2:]
-        depth = torch.where(depth.abs() < 1e-3, torch.full_like(depth, 1e-3).copysign(depth), depth)
+        depth = torch.where(depth < 0, depth.clamp(max=-1e-3), depth.clamp(min=1e-3))
         return projected[..., :2] / depth
 
 
@@ -143,16 +158,31 @@ def make_transform(config: StnConfig) -> Transform:
     raise ValueError(f"stn.kind {config.kind!r} has no transform; choose affine, homography or tps")
 
 
-class LocalizationNet(nn.Module):
-    """A small CNN that looks at a low-resolution copy of the picture and predicts θ.
+class Pose(NamedTuple):
+    """Poses of B pictures. theta: (B, P) offsets from the identity, in the picture turned back by angle (B,), radians.
+    scores: (B, A) of that many angles, A = 0 where none are scored."""
 
-    (B, 3, H, W) → (B, P). The last layer starts at zero, so the transformer starts at the identity (arXiv:1506.02025, §3.1).
-    The map is flattened, not pooled: where things are is what the pose is read from.
+    theta: Tensor
+    angle: Tensor
+    scores: Tensor
+
+
+def turn_points(points_BN2: Tensor, angle_B: Tensor) -> Tensor:
+    """Rotate points by an angle each: (x, y) → (x cos − y sin, x sin + y cos); 90° takes (1, 0) to (0, 1)."""
+    cos, sin = angle_B.cos()[:, None], angle_B.sin()[:, None]
+    x, y = points_BN2.unbind(dim=-1)
+    return torch.stack([x * cos - y * sin, x * sin + y * cos], dim=-1)
+
+
+class LocalizationNet(nn.Module):
+    """The localization network of the paper: a small CNN that predicts θ. It scores no angles.
+
+    The last layer starts at zero, so the transformer starts at the identity (arXiv:1506.02025, §3.1). The map is
+    flattened, not pooled: where things are is what the pose is read from.
     """
 
     def __init__(self, outputs: int, *, size: int, width: int) -> None:
         super().__init__()
-        self.size = size
         channels = [3, width, 2 * width, 4 * width, 4 * width]
         layers: list[nn.Module] = []
         for inside, outside in pairwise(channels):
@@ -170,11 +200,118 @@ class LocalizationNet(nn.Module):
         nn.init.zeros_(self.theta.weight)
         nn.init.zeros_(self.theta.bias)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        small = F.interpolate(x_BCHW, size=(self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
-        features = self.features((small - 0.5) / 0.25)
+    def forward(self, small_B3SS: Tensor) -> Tensor:
+        """Pictures of `size` × `size` pixels in [0, 1] → θ (B, outputs)."""
+        features = self.features((small_B3SS - 0.5) / 0.25)
         theta: Tensor = self.theta(F.relu(self.hidden(features.flatten(1))))
         return theta
+
+    def angles(self, small_B3SS: Tensor) -> tuple[Tensor, Tensor]:
+        """No angle, no scores."""
+        return small_B3SS.new_zeros(len(small_B3SS)), small_B3SS.new_zeros(len(small_B3SS), 0)
+
+
+class PolarLocalizationNet(nn.Module):
+    """Scores A angles equivariantly, then predicts θ of the picture turned back by the best of them (see the module).
+
+    Only the disk inscribed in the picture is read: what lies outside it changes with the rotation.
+    """
+
+    RADII = 12
+
+    grid: Tensor
+    window: Tensor
+
+    def __init__(self, outputs: int, *, size: int, width: int, angles: int) -> None:
+        super().__init__()
+        alpha = torch.arange(angles) * (2 * math.pi / angles)
+        # From the rim inwards; the innermost ring would sample the same few pixels over and over.
+        radius = torch.linspace(0.12, 0.97, self.RADII)
+        disk = torch.stack([radius[:, None] * alpha.cos(), radius[:, None] * alpha.sin()], dim=-1)
+        self.register_buffer("grid", disk, persistent=False)
+        self.rings = nn.Sequential(
+            _RingConv(3, width, kernel=(3, 5), stride=1),
+            _RingConv(width, 2 * width, kernel=(3, 5), stride=2),
+            _RingConv(2 * width, 2 * width, kernel=(3, 3), stride=2),
+        )
+        rest = self.RADII // 4
+        self.across = nn.Sequential(
+            nn.Conv2d(2 * width, 2 * width, (rest, 1), bias=False), nn.BatchNorm2d(2 * width), nn.ReLU(inplace=True)
+        )
+        # One template as long as the circle: the score of an angle sees all of them.
+        self.template = nn.Conv1d(2 * width, 1, angles, bias=False)
+        nn.init.normal_(self.template.weight, std=0.02)
+        self.register_buffer("window", _windows(size), persistent=False)
+        self.hidden = nn.Linear(2 * 3 * len(self.window), 64)
+        self.theta = nn.Linear(64, outputs)
+        nn.init.zeros_(self.theta.weight)
+        nn.init.zeros_(self.theta.bias)
+
+    def angles(self, small_B3SS: Tensor) -> tuple[Tensor, Tensor]:
+        """The angle (B,) by which each picture is turned, and the scores (B, A) it follows from."""
+        ring = F.grid_sample(small_B3SS, self.grid.expand(len(small_B3SS), -1, -1, -1), align_corners=False)
+        ring = ring - ring.mean(dim=(1, 2, 3), keepdim=True)
+        ring = ring / (ring.square().mean(dim=(1, 2, 3), keepdim=True).sqrt() + 0.02)
+        line = self.across(self.rings(ring)).squeeze(2)
+        count = line.shape[2]
+        scores = self.template(torch.cat([line, line[..., : count - 1]], dim=2)).squeeze(1)
+        return _peak(scores), scores
+
+    def forward(self, small_B3SS: Tensor) -> Tensor:
+        """Upright pictures of `size` × `size` pixels in [0, 1] → θ (B, outputs)."""
+        grey = small_B3SS.mean(dim=1, keepdim=True)
+        moments = [second_moments(grey, self.window), second_moments(F.avg_pool2d(grey, 2), self.window[:, ::2, ::2])]
+        theta: Tensor = self.theta(torch.tanh(self.hidden(torch.cat(moments, dim=1))))
+        return theta
+
+
+class _RingConv(nn.Module):
+    """Convolution of (B, C, radii, angles), circular along the angles; `stride` thins the radii."""
+
+    def __init__(self, inside: int, outside: int, *, kernel: tuple[int, int], stride: int) -> None:
+        super().__init__()
+        self.reach = kernel[1] // 2
+        self.conv = nn.Conv2d(inside, outside, kernel, stride=(stride, 1), padding=(1, 0), bias=False)
+        self.norm = nn.BatchNorm2d(outside)
+
+    def forward(self, x_BCRA: Tensor) -> Tensor:
+        wrapped = F.pad(x_BCRA, (self.reach, self.reach, 0, 0), mode="circular")
+        return F.relu(self.norm(self.conv(wrapped)))
+
+
+def _peak(scores_BA: Tensor) -> Tensor:
+    """Angle of the highest score, refined between its neighbours by their softmax: turns with the scores."""
+    count = scores_BA.shape[1]
+    best = scores_BA.argmax(dim=1, keepdim=True)
+    beside = torch.arange(-2, 3, device=scores_BA.device)
+    weights = scores_BA.gather(1, (best + beside) % count).softmax(dim=1)
+    return (best[:, 0] + (weights * beside).sum(dim=1)) * (2 * math.pi / count)
+
+
+def _windows(size: int) -> Tensor:
+    """The disk and its nine cells as weights (10, size, size) that sum to one each."""
+    at = (torch.arange(size) * 2 + 1) / size - 1
+    y, x = torch.meshgrid(at, at, indexing="ij")
+    disk = torch.exp(-((x.square() + y.square()) / 0.8).pow(4))
+    cells = [disk]
+    for cy in (-0.5, 0.0, 0.5):
+        for cx in (-0.5, 0.0, 0.5):
+            cells.append(disk * torch.exp(-((x - cx).square() + (y - cy).square()) / (2 * 0.3**2)))
+    return torch.stack([cell / cell.sum() for cell in cells])
+
+
+def second_moments(grey_B1SS: Tensor, window_WSS: Tensor) -> Tensor:
+    """(B, 3 W): log energy of a window relative to the disk's, log ratio of x to y gradients, their correlation."""
+    window = window_WSS / window_WSS.sum(dim=(1, 2), keepdim=True)
+    gx = F.pad(grey_B1SS[..., :, 2:] - grey_B1SS[..., :, :-2], (1, 1, 0, 0))[:, 0]
+    gy = F.pad(grey_B1SS[..., 2:, :] - grey_B1SS[..., :-2, :], (0, 0, 1, 1))[:, 0]
+    products = torch.stack([gx * gx, gy * gy, gx * gy], dim=1)
+    xx, yy, xy = torch.einsum("bcij,wij->cbw", products, window)
+    floor = 1e-4
+    energy = (xx + yy + floor).log()
+    ratio = (xx + floor).log() - (yy + floor).log()
+    correlation = xy / ((xx + floor) * (yy + floor)).sqrt()
+    return torch.cat([energy - energy[:, :1], ratio, 2 * correlation], dim=1)
 
 
 class SpatialTransformer(nn.Module):
@@ -182,26 +319,57 @@ class SpatialTransformer(nn.Module):
 
     def __init__(self, config: StnConfig) -> None:
         super().__init__()
+        self.size = config.size
         self.transform = make_transform(config)
-        self.localization = LocalizationNet(self.transform.parameters_needed, size=config.size, width=config.width)
+        outputs = self.transform.parameters_needed
+        self.localization: LocalizationNet | PolarLocalizationNet
+        if config.localization == "polar":
+            self.localization = PolarLocalizationNet(
+                outputs, size=config.size, width=config.width, angles=config.angles
+            )
+        else:
+            self.localization = LocalizationNet(outputs, size=config.size, width=config.width)
 
-    def predict(self, x_BCHW: Tensor) -> Tensor:
-        """θ, (B, P) offsets from the identity."""
-        theta: Tensor = self.localization(x_BCHW)
-        return theta.to(torch.promote_types(theta.dtype, torch.float32))
+    def shrink(self, x_BCHW: Tensor) -> Tensor:
+        """What the localization network looks at: (B, C, size, size)."""
+        side = (self.size, self.size)
+        return F.interpolate(x_BCHW, size=side, mode="bilinear", antialias=True, align_corners=False)
 
-    def warp(self, x_BCHW: Tensor, theta_BP: Tensor) -> Tensor:
-        """The picture resampled under θ, same shape as `x`."""
+    def predict(self, x_BCHW: Tensor) -> Pose:
+        """The pose of each picture."""
+        small = self.shrink(x_BCHW)
+        angle, scores = self.localization.angles(small)
+        return Pose(theta=self.predict_theta(small, angle), angle=_single(angle), scores=_single(scores))
+
+    def predict_theta(self, small_BCSS: Tensor, angle_B: Tensor) -> Tensor:
+        """θ (B, P) of pictures that are turned by a known angle."""
+        if isinstance(self.localization, PolarLocalizationNet):
+            grid = base_grid(self.size, self.size, like=small_BCSS).reshape(1, -1, 2).expand(len(angle_B), -1, -1)
+            grid = turn_points(grid, angle_B.detach()).view(-1, self.size, self.size, 2)
+            small_BCSS = sample(small_BCSS, grid.to(small_BCSS.dtype))
+        theta: Tensor = self.localization(small_BCSS)
+        return _single(theta)
+
+    def warp(self, x_BCHW: Tensor, theta_BP: Tensor, angle_B: Tensor | None = None) -> Tensor:
+        """The picture resampled under θ and, after it, a rotation (none if it is left out), same shape as `x`."""
         # Coordinates in float32 whatever the autocast: half precision moves them by half a pixel.
         with torch.autocast(x_BCHW.device.type, enabled=False):
             grid = self.transform(theta_BP, x_BCHW.shape[-2], x_BCHW.shape[-1])
+            if angle_B is not None:
+                grid = turn_points(grid.flatten(1, 2), angle_B).view_as(grid)
             return sample(x_BCHW, grid.to(x_BCHW.dtype))
 
-    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        theta = self.predict(x_BCHW)
-        return self.warp(x_BCHW, theta), theta
+    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Pose]:
+        """The picture in its canonical pose, and the pose."""
+        pose = self.predict(x_BCHW)
+        return self.warp(x_BCHW, pose.theta, pose.angle), pose
 
-    def corners(self, theta_BP: Tensor) -> Tensor:
+    def corners(self, theta_BP: Tensor, angle_B: Tensor | None = None) -> Tensor:
         """Where the four corners of the canonical frame lie in the input picture: (B, 4, 2) in [-1, 1]."""
         frame = theta_BP.new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]]).expand(theta_BP.shape[0], 4, 2)
-        return self.transform.map(theta_BP, frame)
+        corners = self.transform.map(theta_BP, frame)
+        return corners if angle_B is None else turn_points(corners, angle_B)
+
+
+def _single(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

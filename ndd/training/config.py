@@ -30,11 +30,17 @@ class LossConfig(Config):
     """Weight of the STN's agreement between two views of a picture."""
     pose: float = 0.5
     """Weight of the STN's distance to the known pose."""
+    angle: float = 0.2
+    """Weight of the known angle in the scores of a `polar` STN (the others score none)."""
+    agreement: float = 1.0
+    """Weight of the agreement of a `polar` STN's scores between two views of a picture."""
+    entropy: float = 0.0
+    """Weight of the entropy regulariser, which keeps the nearest other picture away."""
 
     def __post_init__(self) -> None:
         check(self.margin > 0, f"loss.margin must be positive, got {self.margin}")
         check(self.temperature > 0, f"loss.temperature must be positive, got {self.temperature}")
-        for name in ("teacher", "alignment", "pose"):
+        for name in ("teacher", "alignment", "pose", "angle", "agreement", "entropy"):
             check(getattr(self, name) >= 0, f"loss.{name} must not be negative, got {getattr(self, name)}")
 
 
@@ -94,6 +100,9 @@ class TrainConfig(Config):
     stages: tuple[Stage, ...] = (Stage(until=1.0, size=96, batch=96),)
     """Progressive resolution: consecutive stretches, the last until 1."""
     epochs: int = 25
+    localization_epochs: int = 0
+    """Of these, the first so many train the localization network alone on the known poses: it costs a fraction of the
+    trunk, which then learns from pictures that are already upright. They have a learning-rate schedule of their own."""
     examples: int | None = None
     """Examples per epoch; all training pictures if None."""
     ramp: float = 0.4
@@ -115,6 +124,16 @@ class TrainConfig(Config):
 
     def __post_init__(self) -> None:
         check(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
+        check(
+            0 <= self.localization_epochs < self.epochs,
+            f"localization_epochs must lie in 0…{self.epochs - 1} (epochs − 1), got {self.localization_epochs}",
+        )
+        check(
+            self.localization_epochs == 0
+            or self.model.stn.kind == "none"
+            or self.loss.pose + self.loss.angle + self.loss.agreement > 0,
+            "localization_epochs is set but loss.pose, loss.angle and loss.agreement are 0: nothing would be learnt in them",
+        )
         check(len(self.stages) > 0 and self.stages[-1].until == 1.0, "the last of `stages` must have until = 1.0")
         check(
             all(a.until < b.until for a, b in zip(self.stages, self.stages[1:], strict=False)),

@@ -15,20 +15,25 @@ from torch import Tensor, nn
 
 from ndd.losses import (
     alignment_loss,
+    angle_agreement_loss,
+    angle_loss,
     contrastive_loss,
     cosine_distance,
+    entropy_loss,
     euclidean_distance,
     info_nce_loss,
     pose_loss,
     prototype_loss,
+    rotation_of,
     triplet_loss,
 )
 from ndd.losses.gather import gather_with_grad
 from ndd.model.siamese import SiameseEmbedder
+from ndd.model.stn import Pose
 from ndd.training.config import LossConfig, OptimConfig, TrainConfig
 from ndd.training.plan import Batch
 
-__all__ = ["Branches", "TrainState", "batch_loss", "make_state", "train_step"]
+__all__ = ["Branches", "TrainState", "batch_loss", "localization_alone", "make_state", "train_step"]
 
 
 class Branches(nn.Module):
@@ -38,10 +43,23 @@ class Branches(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, views_V3SS: Tensor) -> tuple[Tensor, Tensor | None]:
-        """uint8 or float views → embeddings (V, D), θ (V, P) or None."""
+    def forward(
+        self, views_V3SS: Tensor, angle_V: Tensor, *, pose_only: bool = False
+    ) -> tuple[Tensor | None, Pose | None]:
+        """uint8 or float views → embeddings (V, D) and what the STN learns from.
+
+        The trunk sees the pictures as the STN believes them to be. What the STN learns is told of them turned back by the
+        known angle (V,): a wrong guess would leave the rest of the pose without meaning. No embeddings if `pose_only`.
+        """
         x = views_V3SS.float().div(255) if views_V3SS.dtype == torch.uint8 else views_V3SS
-        return self.model.embed_with_pose(x.contiguous(memory_format=torch.channels_last))
+        x = x.contiguous(memory_format=torch.channels_last)
+        if self.model.stn is None:
+            return self.model.embed_with_pose(x)
+        vectors, pose = (None, self.model.stn.predict(x)) if pose_only else self.model.embed_with_pose(x)
+        assert pose is not None
+        if pose.scores.shape[1] == 0:
+            return vectors, pose
+        return vectors, Pose(self.model.stn.predict_theta(self.model.stn.shrink(x), angle_V), angle_V, pose.scores)
 
 
 @dataclass(kw_only=True)
@@ -134,9 +152,17 @@ def _optimizer(model: SiameseEmbedder, config: OptimConfig) -> torch.optim.Optim
     return kind(groups, lr=config.lr)
 
 
+def localization_alone(config: TrainConfig, epoch: int) -> bool:
+    """Is `epoch` one of the first ones, in which the localization network is trained by itself?"""
+    return config.model.stn.kind != "none" and epoch < config.localization_epochs
+
+
 def learning_rate(config: TrainConfig, *, progress: float, epoch: int, plateau: float) -> float:
-    """Learning rate at a share of the run: linear warm-up, then the schedule."""
+    """Learning rate at a share of the run: linear warm-up, then the schedule, for each of its two parts."""
     optim = config.optim
+    first = config.localization_epochs / config.epochs
+    progress = progress / first if epoch < config.localization_epochs else (progress - first) / (1 - first)
+    epoch = epoch if epoch < config.localization_epochs else epoch - config.localization_epochs
     if progress < optim.warmup:
         return optim.lr * (progress + 1e-3) / (optim.warmup + 1e-3)
     if optim.schedule == "cosine":
@@ -147,31 +173,46 @@ def learning_rate(config: TrainConfig, *, progress: float, epoch: int, plateau: 
 
 
 def batch_loss(
-    batch: Batch, z: tuple[Tensor, ...], corners: tuple[Tensor, ...], config: LossConfig, prototypes: Tensor | None
+    batch: Batch,
+    z: tuple[Tensor, ...],
+    corners: tuple[Tensor, ...],
+    scores: Tensor | None,
+    config: LossConfig,
+    prototypes: Tensor | None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum of the configured losses, and each of them by name.
 
-    z: R of (B, D). corners: R of (B, 4, 2), empty without an STN.
+    z: R of (B, D), empty while the localization network is trained alone. corners: R of (B, 4, 2), empty without an STN.
+    scores: (R B, A) of the angles, or None.
     """
-    parts: dict[str, Tensor] = {config.kind: _metric_loss(batch, z, config)}
-    total = parts[config.kind]
-    if config.teacher > 0:
-        if prototypes is None:
-            raise ValueError(
-                "loss.teacher is set but there are no teacher features; give them or set loss.teacher to 0"
-            )
-        # Pictures of label 1 differ between the roles: only the first view's picture is known to the batch.
-        known = z if config.kind == "infonce" else z[:1]
-        losses = [prototype_loss(v, prototypes, batch.pictures, temperature=config.temperature) for v in known]
-        parts["teacher"] = torch.stack(losses).mean()
-        total = total + config.teacher * parts["teacher"]
+    parts: dict[str, Tensor] = {}
+    if z:
+        parts[config.kind] = _metric_loss(batch, z, config)
+    if z and config.teacher > 0:
+        parts["teacher"] = _teacher_loss(batch, z, config, prototypes)
+    if z and config.entropy > 0:
+        parts["entropy"] = entropy_loss(torch.cat(z[:2]), batch.pictures.repeat(2))
     if corners and config.pose > 0:
         parts["pose"] = torch.stack([pose_loss(c, p) for c, p in zip(corners, batch.pose, strict=True)]).mean()
-        total = total + config.pose * parts["pose"]
+    if scores is not None and config.angle > 0:
+        parts["angle"] = angle_loss(scores, rotation_of(torch.cat(batch.pose)))
+    if scores is not None and config.agreement > 0:
+        parts["agreement"] = _agreement(batch, scores)
     if corners and config.alignment > 0:
         parts["alignment"] = _alignment(batch, corners)
-        total = total + config.alignment * parts["alignment"]
-    return total, parts
+    weights = {config.kind: 1.0} | {
+        name: getattr(config, name) for name in ("teacher", "entropy", "pose", "angle", "agreement", "alignment")
+    }
+    return torch.stack([weights[name] * value for name, value in parts.items()]).sum(), parts
+
+
+def _teacher_loss(batch: Batch, z: tuple[Tensor, ...], config: LossConfig, prototypes: Tensor | None) -> Tensor:
+    if prototypes is None:
+        raise ValueError("loss.teacher is set but there are no teacher features; give them or set loss.teacher to 0")
+    # Pictures of label 1 differ between the roles: only the first view's picture is known to the batch.
+    known = z if config.kind == "infonce" else z[:1]
+    losses = [prototype_loss(v, prototypes, batch.pictures, temperature=config.temperature) for v in known]
+    return torch.stack(losses).mean()
 
 
 def _alignment(batch: Batch, corners: tuple[Tensor, ...]) -> Tensor:
@@ -181,6 +222,16 @@ def _alignment(batch: Batch, corners: tuple[Tensor, ...]) -> Tensor:
         return corners[0].sum() * 0.0
     h_a, h_b = batch.view_to_picture[0][same], batch.view_to_picture[1][same]
     return alignment_loss(corners[0][same], corners[1][same], h_a, h_b) * same.float().mean()
+
+
+def _agreement(batch: Batch, scores: Tensor) -> Tensor:
+    """Over the views of one picture, as a share of all examples (see `_alignment`)."""
+    same = batch.aligned
+    if not bool(same.any()):
+        return scores.sum() * 0.0
+    a, b = scores.chunk(len(batch.views))[:2]
+    turn = rotation_of(batch.pose[1]) - rotation_of(batch.pose[0])
+    return angle_agreement_loss(a[same], b[same], turn[same]) * same.float().mean()
 
 
 def _metric_loss(batch: Batch, z: tuple[Tensor, ...], config: LossConfig) -> Tensor:
@@ -199,18 +250,22 @@ def train_step(state: TrainState, batch: Batch, *, progress: float, epoch: int) 
     state.branches.train()
     if config.freeze_batchnorm:
         _freeze_batchnorm(state.model)
+    alone = localization_alone(config, epoch)
     rate = learning_rate(config, progress=progress, epoch=epoch, plateau=state.plateau)
     for group in state.optimizer.param_groups:
-        group["lr"] = rate * group["share"]
+        group["lr"] = rate * (1.0 if alone else group["share"])
     roles = len(batch.views)
     device = batch.views[0].device
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        vectors, theta = state.branches(torch.cat(batch.views))
-    z = vectors.chunk(roles)
+        vectors, pose = state.branches(torch.cat(batch.views), _known_angles(batch), pose_only=alone)
+    z = () if vectors is None else vectors.chunk(roles)
     corners: tuple[Tensor, ...] = ()
-    if theta is not None and state.model.stn is not None:
-        corners = state.model.stn.corners(theta).chunk(roles)
-    loss, parts = batch_loss(batch, z, corners, config.loss, state.prototypes)
+    scores: Tensor | None = None
+    if pose is not None and state.model.stn is not None:
+        scored = pose.scores.shape[1] > 0
+        corners = state.model.stn.corners(pose.theta, pose.angle if scored else None).chunk(roles)
+        scores = pose.scores if scored else None
+    loss, parts = batch_loss(batch, z, corners, scores, config.loss, state.prototypes)
     if not torch.isfinite(loss):
         raise FloatingPointError(
             f"the loss is {loss.item()} at step {state.step}; lower optim.lr or raise loss.temperature"
@@ -225,9 +280,16 @@ def train_step(state: TrainState, batch: Batch, *, progress: float, epoch: int) 
         "loss": loss,
         "grad_norm": norm,
         **{f"loss_{k}": v for k, v in parts.items()},
-        **_health(z, corners, batch),
+        **_health(z, corners, scores, batch),
     }
     return {"lr": rate, **{name: float(value.detach()) for name, value in figures.items()}}
+
+
+def _known_angles(batch: Batch) -> Tensor:
+    """(R B,) with an error of a few degrees, as the scored angles have: the rest of the pose must live with it."""
+    known = rotation_of(torch.cat(batch.pose))
+    generator = torch.Generator().manual_seed(int(batch.pictures.sum()))
+    return known + 0.07 * torch.randn(len(known), generator=generator).to(known.device)
 
 
 def _freeze_batchnorm(model: nn.Module) -> None:
@@ -248,21 +310,29 @@ def _update_average(state: TrainState) -> None:
 
 
 @torch.no_grad()
-def _health(z: tuple[Tensor, ...], corners: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
+def _health(
+    z: tuple[Tensor, ...], corners: tuple[Tensor, ...], scores: Tensor | None, batch: Batch
+) -> dict[str, Tensor]:
     """Signs of life: a collapsing model shows in the negatives' similarity and the centre's norm long before the loss."""
-    a, b = z[0].float(), z[1].float()
+    figures = _health_of_vectors(z[0].float(), z[1].float(), batch) if z else {}
+    if corners:
+        frame = corners[0].new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+        figures["corner_displacement"] = torch.cat(corners).sub(frame).norm(dim=2).mean()
+    if scores is not None:
+        best = scores.argmax(dim=1) * (2 * math.pi / scores.shape[1])
+        off = torch.remainder(best - rotation_of(torch.cat(batch.pose)) + math.pi, 2 * math.pi) - math.pi
+        figures["angle_within_15_degrees"] = (off.abs() < math.radians(15)).float().mean()
+    return figures
+
+
+def _health_of_vectors(a: Tensor, b: Tensor, batch: Batch) -> dict[str, Tensor]:
     similarity = a @ b.T
     stranger = batch.pictures[:, None] != batch.pictures[None, :]
     same = batch.labels == 0
-    figures = {
-        "similarity_positive": similarity.diagonal()[same].mean()
-        if bool(same.any())
-        else similarity.new_tensor(float("nan")),
+    own = similarity.diagonal()[same]
+    return {
+        "similarity_positive": own.mean() if bool(same.any()) else similarity.new_tensor(float("nan")),
         "similarity_negative": similarity[stranger].mean(),
         "similarity_nearest_negative": similarity.masked_fill(~stranger, -1.0).amax(dim=1).mean(),
         "centre_norm": torch.cat([a, b]).mean(dim=0).norm(),
     }
-    if corners:
-        frame = corners[0].new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-        figures["corner_displacement"] = torch.cat(corners).sub(frame).norm(dim=2).mean()
-    return figures

@@ -74,5 +74,5 @@ def validate(
 
 
 def _embed(model: SiameseEmbedder, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    vectors, theta = model.embed_with_pose(x.contiguous(memory_format=torch.channels_last))
-    return vectors, None if theta is None or model.stn is None else model.stn.corners(theta)
+    vectors, pose = model.embed_with_pose(x.contiguous(memory_format=torch.channels_last))
+    return vectors, None if pose is None or model.stn is None else model.stn.corners(pose.theta, pose.angle)

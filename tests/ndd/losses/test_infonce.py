@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ndd.losses import info_nce_loss, prototype_loss
+from ndd.losses import entropy_loss, info_nce_loss, prototype_loss
 from tests.ndd.losses.test_contrastive import unit
 
 Vector = list[float]
@@ -77,3 +77,21 @@ def test_prototypes(temperature: float) -> None:
         total -= math.log(weights[own] / sum(weights))
     loss = prototype_loss(z, prototypes, target, temperature=temperature)
     assert loss.item() == pytest.approx(total / 5, rel=1e-9)
+
+
+def test_entropy_loss_is_minus_the_log_of_the_nearest_other_picture() -> None:
+    z = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-1.0, 0.0]])
+    pictures = torch.tensor([5, 5, 6, 7])
+    # Nearest of another picture: 0 → 2 (cosine 0), 1 → 2 (.6), 2 → 1 (.6), 3 → 2 (0).
+    distances = [math.sqrt(2 - 2 * c) for c in (0.0, 0.6, 0.6, 0.0)]
+    assert entropy_loss(z, pictures).item() == pytest.approx(-sum(map(math.log, distances)) / 4, rel=1e-6)
+
+
+def test_entropy_loss_of_one_picture_is_nothing_and_of_equal_vectors_is_finite() -> None:
+    z = torch.tensor([[1.0, 0.0], [1.0, 0.0]], requires_grad=True)
+    assert entropy_loss(z, torch.tensor([1, 1])).item() == 0.0
+    loss = entropy_loss(z, torch.tensor([1, 2]))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert z.grad is not None
+    assert torch.isfinite(z.grad).all()

@@ -16,7 +16,15 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from ndd.config import StnConfig
-from ndd.model.stn import SpatialTransformer, ThinPlateSpline, base_grid, make_transform, sample
+from ndd.model.stn import (
+    SpatialTransformer,
+    ThinPlateSpline,
+    base_grid,
+    make_transform,
+    sample,
+    second_moments,
+    turn_points,
+)
 
 KINDS = ("affine", "homography", "tps")
 SIZES = [(24, 24), (20, 33), (31, 17)]
@@ -117,7 +125,9 @@ def test_homography_as_torchvision(height: int, width: int, seed: int) -> None:
 def test_starts_as_the_identity(kind: str, height: int, width: int) -> None:
     x = picture(height, width, count=2)
     stn = transformer(kind)
-    warped, theta = stn(x)
+    warped, (theta, angle, scores) = stn(x)
+    assert not angle.any()
+    assert scores.shape == (2, 0)
     assert not theta.any()
     assert torch.allclose(warped, x, atol=1e-5)
     frame = torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=torch.float64)
@@ -218,3 +228,95 @@ def test_learns_to_undo_a_shift(kind: str) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
+
+
+def polar(kind: str) -> SpatialTransformer:
+    """A polar localization network with weights that are not the identity's, in double precision."""
+    torch.manual_seed(3)
+    settings = {"kind": kind, "size": 32, "width": 4, "control": 3, "localization": "polar", "angles": 24}
+    stn = SpatialTransformer(StnConfig.from_dict(settings))
+    torch.nn.init.normal_(stn.localization.theta.weight, std=0.02)
+    torch.nn.init.normal_(stn.localization.theta.bias, std=0.02)
+    return stn.double().eval()
+
+
+def degrees(angle: Tensor) -> Tensor:
+    return torch.rad2deg(angle) % 360
+
+
+def apart(a: Tensor, b: Tensor) -> Tensor:
+    """Difference of angles in degrees, in 0…180."""
+    return 180 - ((a - b) % 360 - 180).abs()
+
+
+@pytest.mark.parametrize("turn", [0, 1, 2, 3])
+def test_turned_points_are_where_rot90_takes_their_pixels(turn: int) -> None:
+    x = picture(4, 4)
+    turned = torch.rot90(x, turn, (2, 3))
+    centres = base_grid(4, 4, like=x).reshape(1, 16, 2)
+    angle = torch.tensor([turn * math.pi / 2], dtype=torch.float64)
+    assert torch.allclose(sample(x, turn_points(centres, angle).view(1, 4, 4, 2)), turned, atol=1e-12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_quarter_turn_is_undone_whatever_the_weights(kind: str) -> None:
+    stn = polar(kind)
+    x = picture(32, 32, count=6)
+    upright, pose = stn(x)
+    assert apart(degrees(pose.angle)[1:], degrees(pose.angle)[:1]).max() > 20, "else this says nothing"
+    for turn in range(1, 4):
+        again, turned = stn(torch.rot90(x, turn, (2, 3)))
+        assert apart(degrees(turned.angle) + 90 * turn, degrees(pose.angle)).max() < 1e-6
+        assert torch.allclose(again, upright, atol=1e-6)
+    assert not torch.allclose(upright, x, atol=0.1)
+
+
+@torch.no_grad()
+def test_any_rotation_is_followed_whatever_the_weights() -> None:
+    """Between the scored angles (every 15 degrees here) and through resampling the answer follows for most pictures."""
+    stn = polar("affine")
+    x = picture(64, 64, count=32)
+    before = degrees(stn.predict(x).angle)
+    for degree in (10.0, 37.0, -63.0):
+        angle = torch.full((32,), math.radians(degree), dtype=torch.float64)
+        grid = turn_points(base_grid(64, 64, like=x).reshape(1, -1, 2).expand(32, -1, -1), angle).view(32, 64, 64, 2)
+        after = degrees(stn.predict(sample(x, grid)).angle)
+        # By chance 16 of 360 degrees would do: .04.
+        assert (apart(after + degree, before) < 8).double().mean() > 0.4
+
+
+@torch.no_grad()
+def test_corners_follow_the_angle() -> None:
+    stn = polar("affine")
+    x = picture(32, 32)
+    warped, pose = stn(x)
+    corners = stn.corners(pose.theta, pose.angle)
+    cos, sin = float(pose.angle.cos()), float(pose.angle.sin())
+    by_hand = [[cos * u - sin * v, sin * u + cos * v] for u, v in stn.corners(pose.theta)[0].tolist()]
+    assert torch.allclose(corners[0], torch.tensor(by_hand, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(warped, stn.warp(x, pose.theta, pose.angle), atol=1e-12)
+
+
+@torch.no_grad()
+def test_second_moments_tell_a_squash() -> None:
+    """A picture of waves, the same in both directions: a squash by s multiplies the gradients along x by s, their squares
+    by s², so the log ratio of x to y moves by 2 log s (Lindeberg & Gårding 1997, eq. 14)."""
+    at = base_grid(64, 64, like=torch.zeros(1, dtype=torch.float64))
+
+    def waves(stretch: float) -> Tensor:
+        return (0.5 + 0.2 * torch.sin(9 * stretch * at[..., 0]) * torch.sin(9 * at[..., 1]))[None, None]
+
+    window = polar("affine").localization.window
+    window = torch.nn.functional.interpolate(window[:, None], (64, 64))[:, 0]
+    before, after = second_moments(waves(1.0), window), second_moments(waves(1.25), window)
+    assert before[0, len(window)].item() == pytest.approx(0.0, abs=1e-9)
+    assert after[0, len(window)].item() == pytest.approx(2 * math.log(1.25), abs=0.08)
+
+
+@torch.no_grad()
+def test_brightness_and_contrast_do_not_turn_a_picture() -> None:
+    stn = polar("affine")
+    x = picture(32, 32, count=6) * 0.5 + 0.2
+    before = degrees(stn.predict(x).angle)
+    assert apart(degrees(stn.predict(0.7 * x + 0.1).angle), before).max() < 10

@@ -76,6 +76,64 @@ def test_losses_add_up_with_their_weights(kind: str) -> None:
     assert all(map(math.isfinite, figures.values()))
 
 
+def test_entropy_and_angle_are_weighted_too() -> None:
+    config = tiny(
+        model__stn__localization="polar", model__stn__angles=8, loss__entropy=0.2, loss__angle=0.4, loss__agreement=0.6
+    )
+    figures = train_step(make_state(config), batch_of(config), progress=0.5, epoch=0)
+    total = (
+        figures["loss_infonce"]
+        + 0.2 * figures["loss_entropy"]
+        + 0.4 * figures["loss_angle"]
+        + 0.6 * figures["loss_agreement"]
+        + 0.5 * figures["loss_pose"]
+        + 0.5 * figures["loss_alignment"]
+    )
+    assert figures["loss"] == pytest.approx(total, rel=1e-5)
+    assert 0.0 <= figures["angle_within_15_degrees"] <= 1.0
+
+
+def test_first_epochs_train_the_localization_network_alone() -> None:
+    config = tiny(
+        model__stn__localization="polar", model__stn__angles=8, localization_epochs=1, optim__localization_lr=0.1,
+        optim__warmup=0.0, optim__ema=0.0,
+    )  # fmt: skip
+    state = make_state(config)
+    before = {n: p.detach().clone() for n, p in state.model.named_parameters()}
+    figures = train_step(state, batch_of(config), progress=0.0, epoch=0)
+    changed = {n for n, p in state.model.named_parameters() if not torch.equal(p, before[n])}
+    assert changed
+    assert all(name.startswith("stn.") for name in changed)
+    assert "loss_infonce" not in figures
+    assert "similarity_positive" not in figures
+    assert state.optimizer.param_groups[-1]["lr"] == pytest.approx(config.optim.lr)  # its share is for later
+    figures = train_step(state, batch_of(config), progress=0.5, epoch=1)
+    assert "loss_infonce" in figures
+    assert state.optimizer.param_groups[-1]["lr"] == pytest.approx(0.1 * config.optim.lr)
+    assert any(not torch.equal(p, before[n]) for n, p in state.model.named_parameters() if not n.startswith("stn."))
+
+
+def test_each_part_of_the_run_has_its_own_schedule() -> None:
+    config = tiny(epochs=4, localization_epochs=1, optim__lr=1.0, optim__warmup=0.0)
+    assert rate(config, 0.0, 0) == pytest.approx(1.0)
+    assert rate(config, 0.125, 0) == pytest.approx(0.5)
+    assert rate(config, 0.25, 1) == pytest.approx(1.0)
+    assert rate(config, 0.625, 2) == pytest.approx(0.5)
+
+
+def test_a_polar_network_learns_how_a_picture_is_turned() -> None:
+    config = tiny(
+        model__stn__localization="polar", model__stn__angles=16, model__stn__size=32, localization_epochs=1,
+        optim__lr=1e-2, optim__schedule="constant", optim__warmup=0.0, ramp=0.0, examples=24, stages=[
+            {"until": 1.0, "size": 32, "batch": 24}
+        ], edits__rotate=1.0, edits__quarter=0.5, edits__mirror=0.0,
+    )  # fmt: skip
+    state, batch = make_state(config), batch_of(config)
+    figures = [train_step(state, batch, progress=0.0, epoch=0) for _ in range(30)]
+    assert figures[-1]["loss_angle"] < 0.5 * figures[0]["loss_angle"]
+    assert figures[-1]["angle_within_15_degrees"] > 0.8
+
+
 def test_the_twin_has_no_pose() -> None:
     config = tiny(model__stn__kind="none")
     figures = train_step(make_state(config), batch_of(config), progress=0.5, epoch=0)
