@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -226,12 +227,14 @@ def _read_groups(path: Path) -> dict[str, str]:
 
 
 def _groups_of(rows: Sequence[ManifestRow], groups: Mapping[str, str]) -> dict[str, str]:
-    """The group of each path; one of its own for what is in none. Pictures with the same bytes are in one group."""
-    named = [groups.get(row.path, f"id {row.id}") for row in rows]
+    """The group of each path; its content for what is in none. Pictures with the same bytes are in one group."""
+    alone = [
+        f"{chr(sys.maxunicode)}{row.id}" for row in rows
+    ]  # after every given name: a joined group goes by the first
     first: dict[ImageId, int] = {}
     links = [(first.setdefault(row.id, at), at) for at, row in enumerate(rows)]
-    joined = join_groups(named, links)
-    return {row.path: row.id if group == f"id {row.id}" else group for row, group in zip(rows, joined, strict=True)}
+    joined = join_groups([groups.get(row.path, own) for row, own in zip(rows, alone, strict=True)], links)
+    return {row.path: row.id if group == own else group for row, own, group in zip(rows, alone, joined, strict=True)}
 
 
 def _pack(size: int, output: Output, rows: Sequence[ManifestRow], *, parts: bool) -> int:

@@ -84,17 +84,18 @@ def loop_cpu() -> TrainConfig:
     """Fine-tuning on people's decisions in at most three minutes on two cores: what the feedback loop runs.
 
     Starts from a model (`--init`, whose network and picture size it takes over) and needs `--decisions`. A third of the
-    pairs are decided ones, the others are made from the album as usual, with strangers that the model finds hard, so that
-    what it knew is not forgotten. BatchNorm is left as it is: there are too few pictures to estimate it anew.
+    triplets are decided ones, the others are made from the album as usual, with strangers that the model finds hard, so that
+    what it knew is not forgotten. Triplets and not pairs: contrastive loss has distances of its own that it wants, and drew
+    a network that InfoNCE had trained together. BatchNorm is left as it is: there are too few pictures to estimate it anew.
     """
     return TrainConfig(
         model=ModelConfig(backbone="resnet18", image_size=48, dim=256),
-        loss=LossConfig(kind="contrastive", distance="euclidean", margin=1.0, alignment=0.5, pose=0.5),
+        loss=LossConfig(kind="triplet", distance="cosine", margin=0.2, alignment=0.5, pose=0.5),
         sampling=SamplingConfig(hard=0.5, first=0, neighbours=10, pool=1024, decisions=0.33),
-        optim=OptimConfig(name="adamw", lr=1e-4, schedule="cosine", warmup=0.1, ema=0.98, localization_lr=0.1),
+        optim=OptimConfig(name="adamw", lr=5e-5, schedule="cosine", warmup=0.1, ema=0.98, localization_lr=0.1),
         stages=(Stage(until=1.0, size=48, batch=32),),
         epochs=3,
-        examples=512,
+        examples=384,
         ramp=0.0,
         holdout=0.1,
         freeze_batchnorm=True,

@@ -7,16 +7,18 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from ndd.data.manifest import Split, read_manifest
+from ndd.data.manifest import ManifestRow, Split, read_manifest
 from ndd.data.pack import load_pack
 from ndd.data.parts import join_parts
 from ndd.tables import read_failures
 from ndd.types import image_id
 from pipelines.cli import main
+from pipelines.ingest import _groups_of
 from tests.samples import photographs, small_album
 
 
@@ -73,3 +75,12 @@ def test_a_tar_by_url_is_listed_by_the_workers(tmp_path: Path) -> None:
     assert (row.path, row.id, row.size) == ("cat.png", image_id(content), len(content))
     assert load_pack(out / "pack").ids == (row.id,)
     assert [failure.path for failure in read_failures(out / "failures.parquet")] == ["cut.jpg"]
+
+
+def test_the_same_bytes_join_the_groups_they_are_in() -> None:
+    facts: dict[str, Any] = {"size": 1, "width": 1, "height": 1, "format": "PNG"}
+    ids = {"a": "a", "b": "b", "b again": "b", "c": "c", "d": "d", "d again": "d"}
+    rows = [ManifestRow(id=image_id(content.encode()), uri=path, path=path, **facts) for path, content in ids.items()]
+    found = _groups_of(rows, {"a": "zebra", "b": "zebra", "d": "two", "d again": "one"})
+    alone = image_id(b"c")
+    assert found == {"a": "zebra", "b": "zebra", "b again": "zebra", "c": alone, "d": "one", "d again": "one"}

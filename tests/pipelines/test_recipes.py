@@ -89,7 +89,7 @@ def test_fine_tuning_takes_the_network_over() -> None:
     assert recipe("loop_cpu_no_stn", init=network).model.stn.kind == "none"
     assert recipe("small", init=network) == recipe("small")
     assert config.sampling.decisions > 0
-    views = 2 * config.epochs * (config.examples or 0)
+    views = 3 * config.epochs * (config.examples or 0)
     assert views < 25 * 2 * 120  # 25 views a second and core at 48 pixels: two minutes, and one to start
 
 
