@@ -34,7 +34,7 @@ from ndd.verify.score import DEFAULT_CALIBRATION, PairEvidence, Scorer, features
 from pipelines.album import Album, AlbumImage, Photo, build_album, read_photos, read_tar
 from pipelines.overlays import caption, meme, screenshot, sticker, watermark
 
-__all__ = ["add_arguments", "add_lookalikes", "calibrate", "evidence_of", "fit", "run"]
+__all__ = ["add_arguments", "add_lookalikes", "calibrate", "evidence_of", "expected_calibration_error", "fit", "run"]
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
@@ -90,7 +90,7 @@ def fit(
             "pairs": len(truth),
             "duplicates": int(truth.sum()),
             "verified": int(seen.sum()),
-            "ece": round(_expected_calibration_error(crossed, truth[seen]), 4),
+            "ece": round(expected_calibration_error(crossed, truth[seen]), 4),
             "log_loss": round(_log_loss(crossed, truth[seen]), 4),
         },
     }
@@ -168,7 +168,7 @@ def _sigmoid(x: Floats) -> Floats:
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -60.0, 60.0))), np.float64)
 
 
-def _expected_calibration_error(scores: Floats, truth: Labels, *, bins: int = 15) -> float:
+def expected_calibration_error(scores: Floats, truth: Labels, *, bins: int = 15) -> float:
     """Mean gap between score and frequency over bins of equal width, weighted by their size (Guo et al. 2017, eq. 3)."""
     at = np.minimum((scores * bins).astype(np.int64), bins - 1)
     counts = np.bincount(at, minlength=bins)
