@@ -10,13 +10,19 @@ import torch
 from numpy.typing import NDArray
 
 from ndd.model import checkpoint
+from ndd.model.checkpoint import Checkpoint
 from ndd.stages.embed import MICRO_BATCH, Embedder
 from tests.samples import small_model
 
 
 @pytest.fixture(scope="module")
-def embedder(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
-    return Embedder(checkpoint.load(small_model(tmp_path_factory.mktemp("models") / "model")))
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return checkpoint.load(small_model(tmp_path_factory.mktemp("models") / "model"))
+
+
+@pytest.fixture(scope="module")
+def embedder(loaded: Checkpoint) -> Embedder:
+    return Embedder(loaded)
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +30,12 @@ def canvases() -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (2 * MICRO_BATCH + 5, 64, 64, 3), dtype=np.uint8)
 
 
-def test_vectors_are_the_networks_in_half_precision(embedder: Embedder, canvases: NDArray[np.uint8]) -> None:
-    model = embedder._model
+def test_vectors_are_the_networks_in_half_precision(
+    loaded: Checkpoint, embedder: Embedder, canvases: NDArray[np.uint8]
+) -> None:
     x_B3SS = torch.from_numpy(canvases[:3]).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
-        expected = model(x_B3SS).numpy()
+        expected = loaded.model(x_B3SS).numpy()
     found = embedder.embed(canvases[:3])
     assert found.dtype == np.float16
     np.testing.assert_allclose(found, expected, atol=1e-3)
