@@ -68,8 +68,8 @@ def test_a_tar_by_url_is_listed_by_the_workers(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "album.tar", "w") as tar:
         tar.add(album / "cat.png", "cat.png")
         tar.add(album / "cut.jpg", "cut.jpg")
-    arguments = ["ingest", f"file://{tmp_path / 'album.tar'}", "--out", str(out), "--pack", "32", "--workers", "2"]
-    assert main(arguments) == 0
+    command = [sys.executable, "-m", "pipelines", "ingest", f"file://{tmp_path / 'album.tar'}", "--out", str(out)]
+    subprocess.run([*command, "--pack", "32", "--workers", "2"], check=True, timeout=280)
     (row,) = read_manifest(out / "manifest.parquet")
     content = (album / "cat.png").read_bytes()
     assert (row.path, row.id, row.size) == ("cat.png", image_id(content), len(content))
