@@ -54,21 +54,17 @@ def test_a_job_gets_the_code_and_not_the_environment_or_the_history(head: Head) 
 
 @pytest.fixture
 def album(tmp_path: Path) -> Path:
-    """Two photographs that ship in scikit-learn, a smaller copy of one, and 30 cuttings of the other in a folder aside."""
+    """Two photographs that ship in scikit-learn, and a smaller copy of one."""
     spec = importlib.util.find_spec("sklearn")
     assert spec is not None
     assert spec.origin is not None
     photographs = Path(spec.origin).parent / "datasets" / "images"
-    (tmp_path / "cuttings").mkdir()
     folder = tmp_path / "album"
     folder.mkdir()
     for name in ("china.jpg", "flower.jpg"):
         shutil.copy(photographs / name, folder)
-    with Image.open(folder / "china.jpg") as china, Image.open(folder / "flower.jpg") as flower:
+    with Image.open(folder / "china.jpg") as china:
         china.resize((480, 320)).save(folder / "smaller.png")
-        for number in range(30):
-            left, top = 80 * (number % 6), 60 * (number // 6)
-            flower.crop((left, top, left + 160, top + 120)).save(tmp_path / "cuttings" / f"{number:02}.png")
     return folder
 
 
@@ -84,36 +80,6 @@ def test_a_submitted_search_finds_what_the_command_line_finds(head: Head, album:
     assert rows == read_groups(tmp_path / "here" / "groups.parquet")
     assert sorted(row.path for row in rows) == ["china.jpg", "smaller.png"]
     assert read_pairs(tmp_path / "job" / "pairs.parquet") == read_pairs(tmp_path / "here" / "pairs.parquet")
-
-
-def _train(run: Path, album: Path, *more: str) -> tuple[str, ...]:
-    data = str(album.parent / "cuttings")
-    start = ("python", "-m", "pipelines", "train", "--recipe", "smoke_cpu", "--data", data, "--out", str(run))
-    return (*start, "--workers", "1", *more)
-
-
-def test_a_submitted_training_run_leaves_a_model(head: Head, album: Path, tmp_path: Path) -> None:
-    printed = head.submit(*_train(tmp_path / "run", album), job="train")
-    assert head.status("train") == "SUCCEEDED", printed
-    logs = head.logs("train")
-    assert "epoch 1 " in logs
-    assert "epoch 2 " in logs
-    assert (tmp_path / "run" / "model" / "weights.safetensors").is_file()
-
-
-def test_a_running_job_is_stopped_and_leaves_no_process(head: Head, album: Path, tmp_path: Path) -> None:
-    run = tmp_path / "long"
-    head.submit(*_train(run, album, "--set", "epochs=10000"), job="long", wait=False)
-    head.wait_for("long", "epoch 1 ")
-    assert head.status("long") == "RUNNING"
-    driver = [process for process in head.processes() if str(run) in process.cmdline()]
-    assert driver
-    assert head.ray("job", "stop", "long").returncode == 0
-    assert head.status("long") == "STOPPED"
-    _, alive = psutil.wait_procs(driver, timeout=60)
-    assert alive == []
-    assert (run / "state.pt").is_file(), "what was learned so far is kept"
-    assert not (run / "model").exists()
 
 
 def test_a_failing_job_says_so_and_why(head: Head) -> None:
