@@ -16,6 +16,10 @@ from ndd.training.config import LossConfig, OptimConfig, Stage, TrainConfig
 __all__ = ["RECIPES", "base", "fine_tunes", "loop_cpu", "paper", "paper_proxy", "proxy", "recipe", "small", "smoke_cpu"]
 
 
+POLAR = StnConfig(localization="polar", width=16)
+"""The equivariant localization network (docs/adr/0003); the paper's recipes keep the paper's."""
+
+
 def smoke_cpu() -> TrainConfig:
     """Seconds on one core: does everything run? The model is good for nothing."""
     return TrainConfig(
@@ -29,17 +33,19 @@ def smoke_cpu() -> TrainConfig:
 
 
 def small() -> TrainConfig:
-    """The run that made the shipped network: affine STN and ResNet-18 at 48 pixels, InfoNCE and a teacher's targets.
+    """The shipped kind of network: equivariant affine STN and ResNet-18 at 64 pixels, InfoNCE and a teacher's targets.
 
-    An hour on shared CPU cores for 20,000 pictures; given more time, set more `epochs` and larger `stages`. Needs teacher
-    features (`--teacher`); without (`--set loss.teacher=0`) it learns much more slowly.
+    Hours on processors, minutes on an accelerator; given more time, set more `epochs` and larger `stages`. Needs teacher
+    features (`--teacher`); without (`--set loss.teacher=0`) it learns much more slowly. The shipped network's card says
+    which of it was done when.
     """
     return TrainConfig(
-        model=ModelConfig(backbone="resnet18", image_size=48, dim=256),
-        loss=LossConfig(kind="infonce", temperature=0.07, teacher=2.0, alignment=1.0, pose=8.0),
-        optim=OptimConfig(name="adamw", lr=1.5e-3, schedule="cosine", warmup=0.01, ema=0.99, localization_lr=1.0),
-        stages=(Stage(until=1.0, size=48, batch=48),),
-        epochs=18,
+        model=ModelConfig(backbone="resnet18", image_size=64, dim=256, stn=POLAR),
+        loss=LossConfig(kind="infonce", temperature=0.07, teacher=2.0, alignment=0.5, pose=4.0, entropy=0.1),
+        optim=OptimConfig(name="adamw", lr=1.5e-3, schedule="cosine", warmup=0.01, ema=0.998, localization_lr=0.5),
+        stages=(Stage(until=1.0, size=64, batch=64),),
+        epochs=60,
+        localization_epochs=8,
         examples=4096,
         ramp=0.0,
         holdout=0.05,
@@ -47,13 +53,13 @@ def small() -> TrainConfig:
 
 
 def base() -> TrainConfig:
-    """The large one, for GPUs: affine STN and ResNet-50, bf16, InfoNCE over the batches of all workers, 128 then 224 pixels.
+    """The large one, for GPUs: equivariant affine STN and ResNet-50, bf16, InfoNCE over the batches of all workers, 128 then 224 pixels.
 
     A pack for it is stored at 288 pixels. With teacher features: `--teacher` and `--set loss.teacher=1`.
     """
     return TrainConfig(
-        model=ModelConfig(backbone="resnet50", image_size=224, dim=512),
-        loss=LossConfig(kind="infonce", temperature=0.05, alignment=1.0, pose=4.0),
+        model=ModelConfig(backbone="resnet50", image_size=224, dim=512, stn=POLAR),
+        loss=LossConfig(kind="infonce", temperature=0.05, alignment=0.5, pose=4.0, entropy=0.1),
         optim=OptimConfig(name="adamw", lr=1e-3, schedule="cosine", warmup=0.03, ema=0.999, localization_lr=0.5),
         stages=(Stage(until=0.7, size=128, batch=512), Stage(until=1.0, size=224, batch=256)),
         epochs=100,
@@ -69,9 +75,9 @@ def proxy() -> TrainConfig:
     The same pictures and the same cut in every run of a seed, whatever else is `--set`. Needs teacher features, as `small`.
     """
     return TrainConfig(
-        model=ModelConfig(backbone="resnet18", image_size=112, dim=256),
-        loss=LossConfig(kind="infonce", temperature=0.07, teacher=2.0, alignment=1.0, pose=8.0),
-        optim=OptimConfig(name="adamw", lr=1.5e-3, schedule="cosine", warmup=0.03, ema=0.99, localization_lr=1.0),
+        model=ModelConfig(backbone="resnet18", image_size=112, dim=256, stn=POLAR),
+        loss=LossConfig(kind="infonce", temperature=0.07, teacher=2.0, alignment=0.5, pose=4.0, entropy=0.1),
+        optim=OptimConfig(name="adamw", lr=1.5e-3, schedule="cosine", warmup=0.03, ema=0.99, localization_lr=0.5),
         stages=(Stage(until=1.0, size=112, batch=64),),
         epochs=10,
         limit=8000,
