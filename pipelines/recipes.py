@@ -53,7 +53,7 @@ def small() -> TrainConfig:
 
 
 def base() -> TrainConfig:
-    """The large one, for GPUs: equivariant affine STN and ResNet-50, bf16, InfoNCE over the batches of all workers, 128 then 224 pixels.
+    """The large one, for GPUs: equivariant affine STN, ResNet-50, bf16, InfoNCE over all workers, 128, then 224 pixels.
 
     A pack for it is stored at 288 pixels. With teacher features: `--teacher` and `--set loss.teacher=1`.
     """
