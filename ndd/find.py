@@ -269,6 +269,7 @@ class _Search:
         return SearchTask(
             config=config,
             model=str(self.model.directory.absolute()),
+            embedding_digest=self.model.embedding_digest,
             dim=model.dim,
             image_size=model.image_size,
             calibration=self.model.calibration,

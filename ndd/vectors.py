@@ -54,6 +54,7 @@ def embed_files(
     task = SearchTask(
         config=FindConfig(),
         model=str(said.directory.absolute()),
+        embedding_digest=said.embedding_digest,
         dim=said.config.dim,
         image_size=said.config.image_size,
         calibration=None,

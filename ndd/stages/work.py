@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ndd.config import FindConfig
 from ndd.data.uris import text_to_uri
+from ndd.errors import ModelError
 from ndd.parquet import read_table, write_table
 from ndd.stages.album import Album, load_album
 from ndd.stages.chunks import EVIDENCE, FAILED, MANIFEST, PROPOSALS, ChunkStore, pictures_schema
@@ -45,13 +46,14 @@ Counts = dict[str, int]
 class SearchTask:
     """Everything a worker needs to know of a search; small, and the same for every worker.
 
-    private: directory for chunks, reachable for every worker. pictures, evidence: names of the two caches below it.
-    calibration: of the scorer. sided: only pairs between the two sides. must, cannot: pairs of ids that a person called
+    embedding_digest: what the vectors must mean, the same on every machine. private: directory for chunks, reachable for
+    every worker. pictures, evidence: names of the two caches below it. calibration: of the scorer. sided: only pairs between the two sides. must, cannot: pairs of ids that a person called
     duplicate or distinct; they are always candidates.
     """
 
     config: FindConfig
     model: str
+    embedding_digest: str
     dim: int
     image_size: int
     calibration: Mapping[str, Any] | None
@@ -142,7 +144,15 @@ class EmbedWork:
         from ndd.stages.embed import Embedder
 
         self._decoder = task.decoder()
-        self._embedder = Embedder(describe(task.model))
+        said = describe(task.model)
+        if said.embedding_digest != task.embedding_digest:
+            # Another file below the same path, or a machine without the package that the exported network runs on.
+            raise ModelError(
+                f"{task.model}: a worker's vectors would be {said.embedding_digest[:12]}, the search wants "
+                f"{task.embedding_digest[:12]}; put the same model on every machine, and install ndd[runtime] on all of them "
+                "or set NDD_RUNTIME=torch"
+            )
+        self._embedder = Embedder(said)
         self._pictures, self._failed = task.picture_store(), task.failure_store()
 
     def __call__(self, batch: Batch) -> Counts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from ndd.config import FindConfig
 from ndd.data.scan import scan
+from ndd.errors import ModelError
 from ndd.find import listing_table
 from ndd.model.directory import describe
 from ndd.parquet import write_table
@@ -34,6 +36,7 @@ def make_task(private: Path, model: Path, pictures: Path, config: FindConfig | N
     task = SearchTask(
         config=config or FindConfig(neighbours=3),
         model=str(model),
+        embedding_digest=said.embedding_digest,
         dim=said.config.dim,
         image_size=said.config.image_size,
         calibration=None,
@@ -160,6 +163,12 @@ def test_a_picture_that_vanishes_before_verification_is_reported(model: Path, tm
     (failure,) = task.keypoint_store().failures(names)
     assert (failure.path, failure.stage) == ("coffee.png", "verify")
     assert counts["pending"] > len(evidence(task)) > 0
+
+
+def test_a_worker_with_another_embedding_refuses(model: Path, pictures: Path, tmp_path: Path) -> None:
+    task = make_task(tmp_path / "private", model, pictures)
+    with pytest.raises(ModelError, match=r"would be .* the search wants 0123456789ab; .*NDD_RUNTIME=torch"):
+        EmbedWork(dataclasses.replace(task, embedding_digest="0123456789abcdef"))
 
 
 def test_judged_pairs_are_candidates_however_unlike(model: Path, pictures: Path, tmp_path: Path) -> None:
