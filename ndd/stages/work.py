@@ -47,8 +47,8 @@ class SearchTask:
     """Everything a worker needs to know of a search; small, and the same for every worker.
 
     embedding_digest: what the vectors must mean, the same on every machine. private: directory for chunks, reachable for
-    every worker. pictures, evidence: names of the two caches below it. calibration: of the scorer. sided: only pairs between the two sides. must, cannot: pairs of ids that a person called
-    duplicate or distinct; they are always candidates.
+    every worker. pictures, evidence: names of the two caches below it. calibration: of the scorer. sided: only pairs
+    between the two sides. must, cannot: pairs of ids that a person called duplicate or distinct; they are always candidates.
     """
 
     config: FindConfig
