@@ -4,7 +4,8 @@ All draws of an epoch come from one generator in one go, row i belonging to view
 and on its row, never on the batch, the worker or the order in which it is made.
 
 Geometry is one homography H per view, from view to picture coordinates ((x, y) in [-1, 1], corners at ±1):
-H = crop · turn · mirror · pad, with turn = rotation · quarter turns · perspective · squash.
+H = crop · turn · mirror · pad, with turn = quarter turns · rotation · perspective · squash, the rotation between two squashes
+where the square hides the picture's aspect ratio.
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ def _rotation(angle: Doubles) -> Doubles:
 
 def _turn(rng: np.random.Generator, s: Doubles, config: EditConfig) -> tuple[Doubles, Doubles]:
     """The turn with its zoom (so that little or nothing outside the picture is seen) and without."""
-    n, one = len(s), np.ones(len(s))
+    n = len(s)
     angle = np.where(_chosen(rng, s, config.rotate), np.deg2rad(config.rotation) * s * rng.uniform(-1, 1, n), 0.0)
     inner = np.where(rng.random(n) < 0.6, 1.0 / (np.abs(np.cos(angle)) + np.abs(np.sin(angle))), 1.0)
     quarters = np.where(_chosen(rng, s, config.quarter), rng.integers(1, 4, n), 0)
@@ -181,7 +182,7 @@ def _turn(rng: np.random.Generator, s: Doubles, config: EditConfig) -> tuple[Dou
     shape = _rotation(quarters * (np.pi / 2)) @ turned @ perspective
     upright = shape @ _diagonal(1.0 / perspective_zoom, 1.0 / perspective_zoom) @ _diagonal(aspect, 1.0 / aspect)
     zoomed = _diagonal(inner, inner) @ shape @ _diagonal(aspect * squash_zoom, squash_zoom / aspect)
-    return zoomed @ _diagonal(one, one), upright
+    return zoomed, upright
 
 
 def _perspective(rng: np.random.Generator, s: Doubles, config: EditConfig) -> tuple[Doubles, Doubles]:

@@ -106,10 +106,23 @@ def test_mirrors_turn_left_to_right() -> None:
 
 
 def test_rotations_keep_within_their_limit() -> None:
-    edits = drawn(only(rotate=1.0, rotation=30.0), 2000)
+    edits = drawn(only(rotate=1.0, rotation=30.0, aspect=1.0), 2000)
     angle = np.degrees(np.arctan2(edits.view_to_picture[:, 1, 0], edits.view_to_picture[:, 0, 0]))
     assert np.abs(angle).max() <= 30
     assert np.abs(angle).max() > 29
+
+
+def test_the_hidden_aspect_puts_a_rotation_between_two_squashes() -> None:
+    """What is left of the angle is the trace, 2 cos; what shows the squash is that the matrix is no rotation any more."""
+    edits = drawn(only(rotate=1.0, rotation=30.0, aspect=1.6), 2000)
+    linear = edits.view_to_picture[:, :2, :2].astype(np.float64)
+    linear /= np.sqrt(np.linalg.det(linear))[:, None, None]
+    angle = np.degrees(np.arccos(np.clip(np.trace(linear, axis1=1, axis2=2) / 2, -1, 1)))
+    assert 29 < angle.max() <= 30 + 1e-3
+    turned = angle > 5
+    ratio = np.sqrt(-linear[turned, 0, 1] / linear[turned, 1, 0])
+    assert ratio.max() == pytest.approx(1.6, abs=0.02)
+    assert ratio.min() == pytest.approx(1 / 1.6, abs=0.02)
 
 
 def test_pose_undoes_turns_and_pads() -> None:
