@@ -61,7 +61,9 @@ def measure(*, blocks: int = 10, steps: int = 12, size: int = 32, batch: int = 3
 
     Blocks of `steps` steps of `batch` pairs of views. Small pictures and steps make much of what Ray costs.
     """
-    network = {"loss.teacher": 0.0, "model.image_size": size, "stages": [{"until": 1.0, "size": size, "batch": batch}]}
+    # Of the recipe's run the part that lasts: the trunk at work, no teacher.
+    stage = {"until": 1.0, "size": size, "batch": batch}
+    network = {"loss.teacher": 0.0, "localization_epochs": 0, "model.image_size": size, "stages": [stage]}
     config = recipe("small").with_overrides({**network, "epochs": blocks, "examples": steps * batch, "holdout": 0.0})
     sides = {}
     with tempfile.TemporaryDirectory(prefix="ndd-bench-train-") as scratch:
@@ -156,16 +158,15 @@ def _run_blocks(
 ) -> None:
     """What a side does: as the epochs of a run, each begun when it is told to."""
     import torch
-    from torch.nn.parallel import DistributedDataParallel
 
     from ndd.training.plan import plan_epoch
-    from ndd.training.step import make_state, train_step
+    from ndd.training.step import distribute, make_state, train_step
     from ndd.training.workers import mean_over_workers
 
     torch.set_num_threads(max(1, task.threads // share.workers))
     state = make_state(task.config)
     if wrap:
-        state.branches = DistributedDataParallel(state.branches)
+        distribute(state)
     rows = np.arange(_PICTURES)
     for block in range(-1, task.blocks):  # the first is not counted: caches fill, workers start
         if block >= 0:

@@ -204,11 +204,11 @@ def train_worker(settings: dict[str, Any]) -> None:
     import torch
     from ray.data import DataContext
     from ray.train.torch import get_device
-    from torch.nn.parallel import DistributedDataParallel
 
     from ndd.training.local import batches_of
     from ndd.training.loop import run_epochs, start_state
     from ndd.training.prototypes import load_prototypes
+    from ndd.training.step import distribute
     from ndd.training.workers import Share
     from pipelines.streams import batches_from
 
@@ -227,7 +227,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     )
     state = start_state(task.config, task.run, device=device, prototypes=prototypes, init=task.init)
     if share.workers > 1:
-        state.branches = DistributedDataParallel(state.branches, broadcast_buffers=not task.config.freeze_batchnorm)
+        distribute(state)
     pictures = task.data.store.open()
 
     def batches(plan: EpochPlan, first: int) -> Generator[Batch, None, None]:

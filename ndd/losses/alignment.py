@@ -72,7 +72,7 @@ def angle_agreement_loss(scores_a_BA: Tensor, scores_b_BA: Tensor, turn_B: Tenso
     turn: (B,) known angle from view a to view b, radians. Each view's scores are asked to be those of the other, shifted by
     the turn and sharpened (a target without gradient, as in self-distillation: Caron et al. 2021, arXiv:2104.14294), so
     that the highest of them wins in both. Uprightness must be learnt from what is in the pictures; this needs no such
-    knowledge, only features that survive the edits, and is learnt with a tenth of the views.
+    knowledge, only features that survive the edits.
     """
     steps = turn_B / (2 * torch.pi) * scores_a_BA.shape[1]
     there = -(_shifted(scores_a_BA, steps) * scores_b_BA.log_softmax(dim=1)).sum(dim=1).mean()

@@ -30,7 +30,7 @@ class _Gather(torch.autograd.Function):
 def gather_with_grad(local_BD: Tensor) -> tuple[Tensor, int]:
     """(N, D) rows of all workers in rank order and the row where ours start; a single process gets its own rows and 0.
 
-    Every worker must hold the same number of rows.
+    Whole numbers, e.g. (B,) pictures, are gathered too, without gradients. Every worker must hold the same number of rows.
     """
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
         return local_BD, 0

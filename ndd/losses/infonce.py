@@ -47,15 +47,20 @@ def prototype_loss(z_BD: Tensor, prototypes_ND: Tensor, target_B: Tensor, *, tem
     return F.cross_entropy(z_BD @ prototypes_ND.T / temperature, target_B)
 
 
-def entropy_loss(z_BD: Tensor, pictures_B: Tensor) -> Tensor:
+def entropy_loss(
+    z_BD: Tensor, pictures_B: Tensor, *, all_z_ND: Tensor | None = None, all_pictures_N: Tensor | None = None
+) -> Tensor:
     """Mean of −log of the distance to the nearest view of another picture: spreads the vectors evenly over the sphere.
 
     So one threshold suits all pictures, those in dense regions too (the differential-entropy regulariser of Sablayrolles
     et al. 2019, arXiv:1806.03198, eq. 3; used for copies by SSCD, arXiv:2202.10261, §4.2). z: (B, D) unit vectors.
-    pictures: (B,) which picture each is a view of; with a single picture the loss is 0.
+    pictures: (B,) which picture each is a view of. all_z, all_pictures: (N, D) and (N,), those of every worker (default:
+    just these). With a single picture the loss is 0.
     """
-    stranger = pictures_B[:, None] != pictures_B[None, :]
+    everything = z_BD if all_z_ND is None else all_z_ND
+    whose = pictures_B if all_pictures_N is None else all_pictures_N
+    stranger = pictures_B[:, None] != whose[None, :]
     if not bool(stranger.any()):
         return z_BD.sum() * 0.0
-    nearest = (z_BD @ z_BD.T).masked_fill(~stranger, -2.0).amax(dim=1)
+    nearest = (z_BD @ everything.T).masked_fill(~stranger, -2.0).amax(dim=1)
     return -(2.0 - 2.0 * nearest).clamp_min(1e-6).sqrt().log().mean()

@@ -10,8 +10,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ndd.losses import (
     alignment_loss,
@@ -33,7 +35,11 @@ from ndd.model.stn import Pose
 from ndd.training.config import LossConfig, OptimConfig, TrainConfig
 from ndd.training.plan import Batch
 
-__all__ = ["Branches", "TrainState", "batch_loss", "localization_alone", "make_state", "train_step"]
+__all__ = ["Branches", "TrainState", "batch_loss", "distribute", "localization_alone", "make_state", "train_step"]
+
+
+_ANGLE_ERROR = 0.07
+"""Standard deviation, radians: about the grid of 48 angles."""
 
 
 class Branches(nn.Module):
@@ -136,6 +142,16 @@ def make_state(
     )
 
 
+def distribute(state: TrainState) -> None:
+    """Let the workers of this process group share every batch: gradients become the mean over them."""
+    state.branches = DistributedDataParallel(
+        state.branches,
+        broadcast_buffers=not state.config.freeze_batchnorm,
+        # While the localization network is trained alone the trunk takes no part, and its gradients would be waited for.
+        find_unused_parameters=localization_alone(state.config, 0),
+    )
+
+
 def _optimizer(model: SiameseEmbedder, config: OptimConfig) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = []
     for localization in (False, True):
@@ -191,7 +207,7 @@ def batch_loss(
     if z and config.teacher > 0:
         parts["teacher"] = _teacher_loss(batch, z, config, prototypes)
     if z and config.entropy > 0:
-        parts["entropy"] = entropy_loss(torch.cat(z[:2]), batch.pictures.repeat(2))
+        parts["entropy"] = _entropy(batch, z)
     if corners and config.pose > 0:
         parts["pose"] = torch.stack([pose_loss(c, p) for c, p in zip(corners, batch.pose, strict=True)]).mean()
     if scores is not None and config.angle > 0:
@@ -213,6 +229,14 @@ def _teacher_loss(batch: Batch, z: tuple[Tensor, ...], config: LossConfig, proto
     known = z if config.kind == "infonce" else z[:1]
     losses = [prototype_loss(v, prototypes, batch.pictures, temperature=config.temperature) for v in known]
     return torch.stack(losses).mean()
+
+
+def _entropy(batch: Batch, z: tuple[Tensor, ...]) -> Tensor:
+    """Over the first two roles. A partner of label 0 is no stranger, also where people said so of two pictures."""
+    partners = torch.where(batch.labels == 0, batch.pictures, batch.partners)
+    vectors, pictures = torch.cat(z[:2]), torch.cat([batch.pictures, partners])
+    all_vectors, all_pictures = gather_with_grad(vectors)[0], gather_with_grad(pictures)[0]
+    return entropy_loss(vectors, pictures, all_z_ND=all_vectors, all_pictures_N=all_pictures)
 
 
 def _alignment(batch: Batch, corners: tuple[Tensor, ...]) -> Tensor:
@@ -257,7 +281,7 @@ def train_step(state: TrainState, batch: Batch, *, progress: float, epoch: int) 
     roles = len(batch.views)
     device = batch.views[0].device
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        vectors, pose = state.branches(torch.cat(batch.views), _known_angles(batch), pose_only=alone)
+        vectors, pose = state.branches(torch.cat(batch.views), _known_angles(state, batch), pose_only=alone)
     z = () if vectors is None else vectors.chunk(roles)
     corners: tuple[Tensor, ...] = ()
     scores: Tensor | None = None
@@ -285,11 +309,18 @@ def train_step(state: TrainState, batch: Batch, *, progress: float, epoch: int) 
     return {"lr": rate, **{name: float(value.detach()) for name, value in figures.items()}}
 
 
-def _known_angles(batch: Batch) -> Tensor:
-    """(R B,) with an error of a few degrees, as the scored angles have: the rest of the pose must live with it."""
+def _known_angles(state: TrainState, batch: Batch) -> Tensor:
+    """(R B,) with an error of a few degrees, as the scored angles have: the rest of the pose must live with it.
+
+    An example's errors follow from the step and its picture, not from its place in the batch, so workers that share a batch
+    draw what one would have drawn.
+    """
     known = rotation_of(torch.cat(batch.pose))
-    generator = torch.Generator().manual_seed(int(batch.pictures.sum()))
-    return known + 0.07 * torch.randn(len(known), generator=generator).to(known.device)
+    seeds = ([state.config.seed, state.step, int(picture)] for picture in batch.pictures)
+    errors = np.stack(
+        [np.random.default_rng(seed).normal(0.0, _ANGLE_ERROR, len(batch.views)) for seed in seeds], axis=1
+    )
+    return known + torch.from_numpy(errors).flatten().to(known)
 
 
 def _freeze_batchnorm(model: nn.Module) -> None:

@@ -16,23 +16,27 @@ import numpy as np
 import pytest
 import torch
 from torch import distributed, multiprocessing
-from torch.nn.parallel import DistributedDataParallel
 
 from ndd.training.config import TrainConfig
 from ndd.training.local import batches_of
 from ndd.training.loop import Split, run_epochs, start_state
 from ndd.training.plan import make_batch, plan_epoch
-from ndd.training.step import TrainState, make_state, train_step
+from ndd.training.step import TrainState, distribute, make_state, train_step
 from ndd.training.workers import Share, from_first, mean_over_workers
 from tests.ndd.training.builders import tiny, tiny_pictures
 
 WORKERS = 2
-KINDS = ("contrastive", "triplet", "infonce")
+KINDS = ("contrastive", "triplet", "infonce", "polar", "localization alone")
 
 
 def config_of(kind: str) -> TrainConfig:
+    settings: dict[str, Any] = {"loss__kind": kind}
+    if kind not in ("contrastive", "triplet", "infonce"):
+        settings = {"model__stn__localization": "polar", "model__stn__angles": 8, "loss__entropy": 0.4}
+    if kind == "localization alone":
+        settings |= {"epochs": 4, "localization_epochs": 2}  # the step is of the second epoch
     return tiny(
-        loss__kind=kind, loss__teacher=0.5, loss__alignment=0.3, loss__pose=0.7, loss__margin=1.5,
+        **settings, loss__teacher=0.5, loss__alignment=0.3, loss__pose=0.7, loss__margin=1.5,
         freeze_batchnorm=True, optim__clip=1e9, stages=[{"until": 1.0, "size": 32, "batch": 6}],
     )  # fmt: skip
 
@@ -50,11 +54,9 @@ def step_of(kind: str, share: Share, wrap: Callable[[TrainState], None]) -> tupl
     plan = plan_epoch(config, np.arange(24), epoch=1)
     batch = make_batch(plan, plan.rows(1, rank=share.rank, workers=share.workers), tiny_pictures())
     figures = train_step(state, batch, progress=0.5, epoch=1)
-    return {n: p.grad for n, p in state.model.named_parameters()}, mean_over_workers(figures)
-
-
-def ddp(state: TrainState) -> None:
-    state.branches = DistributedDataParallel(state.branches)
+    gradients = {n: p.grad for n, p in state.model.named_parameters() if p.grad is not None}
+    assert len(gradients) < len(list(state.model.parameters())) or kind != "localization alone"
+    return gradients, mean_over_workers(figures)
 
 
 def worker(rank: int, port: int, out: str) -> None:
@@ -63,7 +65,7 @@ def worker(rank: int, port: int, out: str) -> None:
     store = distributed.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=120))
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=WORKERS)
     share = Share(rank=rank, workers=WORKERS)
-    result: dict[str, Any] = {kind: step_of(kind, share, ddp) for kind in KINDS}
+    result: dict[str, Any] = {kind: step_of(kind, share, distribute) for kind in KINDS}
     result["mean"] = mean_over_workers({"a": float(rank), "b": float("nan"), "c": float("nan") if rank else 5.0})
     result["first"] = from_first(f"of {rank}")
     result["run"] = run_of(Path(out) / "run", share)
@@ -84,7 +86,7 @@ def run_of(run: Path, share: Share) -> dict[str, Any]:
 
     for ending in (stop, None):
         state = start_state(config, run, device="cpu")
-        ddp(state)
+        distribute(state)
         batches = batches_of(images, device="cpu", share=share)
         split = Split.draw(len(images), config)
         ended.append((run_epochs(state, images, split, run, batches=batches, share=share, stop=ending), state.step))
