@@ -5,6 +5,7 @@ A run is known by a file in its directory, so a later call that goes on with the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -12,7 +13,7 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,26 @@ from ndd.files import atomic_path, make_directory
 from ndd.home import home
 from ndd.model.directory import CONFIG, describe, shipped
 
-__all__ = ["EXPERIMENT", "REGISTERED_MODEL", "TrackedRun", "tracking_uri"]
+__all__ = ["CONTENT", "EXPERIMENT", "REGISTERED_MODEL", "Registry", "TrackedRun", "content_digest", "tracking_uri"]
 
 EXPERIMENT = "ndd-train"
 REGISTERED_MODEL = "ndd"
 """Training adds versions to it and sets no alias; retraining sets `challenger`, only promotion sets `champion`."""
 
-_FILE = "mlflow.json"
+CONTENT = "content_digest"
+"""Tag of a version: `content_digest` of its directory."""
+
+_FILE, _MLMODEL = "mlflow.json", "MLmodel"
+
+
+def content_digest(model: Path) -> str:
+    """sha256 over the names and bytes of a model directory's files; what MLflow adds to it does not count."""
+    whole = hashlib.sha256()
+    files = (path for path in model.rglob("*") if path.is_file() and path.name != _MLMODEL)
+    for path in sorted(files, key=lambda path: path.relative_to(model).as_posix()):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        whole.update(f"{path.relative_to(model).as_posix()}\n{content}\n".encode())
+    return whole.hexdigest()
 
 
 def tracking_uri() -> str:
@@ -102,10 +116,7 @@ class TrackedRun:
             return str(noted["version"])
         client = _client(self.uri)
         experiment = client.get_run(self.run_id).info.experiment_id
-        if _create_registered_model(client) and (shipped() / CONFIG).is_file():
-            run = client.create_run(experiment, run_name="shipped with the package")
-            _add_version(client, run.info.run_id, shipped(), tags={"origin": "shipped"})
-            client.set_terminated(run.info.run_id)
+        _register_shipped_first(client, experiment)
         version = _add_version(client, self.run_id, model, tags={"origin": "train", **tags})
         _write(self.directory / _FILE, {"uri": self.uri, "run_id": self.run_id, "version": version})
         return version
@@ -115,12 +126,82 @@ class TrackedRun:
         _client(self.uri).set_terminated(self.run_id, status=status)
 
 
+class Registry:
+    """The versions of `ndd` and their aliases at `uri` (default: `tracking_uri()`). Raises StoreError if it cannot be asked."""
+
+    def __init__(self, uri: str | None = None) -> None:
+        self.uri = uri or tracking_uri()
+        self._client = _client(self.uri)
+
+    def by_alias(self, alias: str) -> Any | None:
+        """The version with this alias, as MLflow describes it; None if there is none."""
+        return self._ask(lambda client: client.get_model_version_by_alias(REGISTERED_MODEL, alias))
+
+    def by_number(self, version: str) -> Any | None:
+        """The version of this number; None if there is none."""
+        return self._ask(lambda client: client.get_model_version(REGISTERED_MODEL, version))
+
+    def by_tag(self, name: str, value: str) -> Any | None:
+        """The newest version with this tag; None if there is none."""
+        found = self._ask(lambda client: client.search_model_versions(f"name = '{REGISTERED_MODEL}'")) or []
+        return max((of for of in found if of.tags.get(name) == value), key=lambda of: int(of.version), default=None)
+
+    def set_alias(self, alias: str, version: str) -> None:
+        """Move the alias to the version, which has to exist."""
+        self._client.set_registered_model_alias(REGISTERED_MODEL, alias, version)
+
+    def add(self, model: Path, *, tags: Mapping[str, str], name: str) -> str:
+        """Keep the model directory as the newest version, in a run of its own called `name`; its number."""
+        client = self._client
+        experiment = _experiment(client, EXPERIMENT)
+        _register_shipped_first(client, experiment)
+        run = client.create_run(experiment, run_name=name)
+        version = _add_version(client, run.info.run_id, model, tags=tags)
+        client.set_terminated(run.info.run_id)
+        return version
+
+    def log(self, name: str, *, figures: Mapping[str, float], files: Path, experiment: str) -> str:
+        """A finished run `name` with figures as metrics and the folder `files` as artifacts; its id."""
+        from mlflow.entities import Metric
+
+        client, now = self._client, int(time.time() * 1000)
+        run = client.create_run(_experiment(client, experiment), run_name=name)
+        metrics = [Metric(key, float(value), now, 0) for key, value in figures.items() if math.isfinite(value)]
+        for start in range(0, len(metrics), 1000):
+            client.log_batch(run.info.run_id, metrics=metrics[start : start + 1000])
+        client.log_artifacts(run.info.run_id, str(files))
+        client.set_terminated(run.info.run_id)
+        return str(run.info.run_id)
+
+    def download(self, version: Any, into: Path) -> Path:
+        """Copy the files of a version below `into`; the directory they are in."""
+        return Path(self._client.download_artifacts(version.run_id, "model", str(into)))
+
+    def _ask(self, question: Callable[[Any], Any]) -> Any | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return question(self._client)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise StoreError(f"{self.uri}: the model registry does not answer ({error.error_code})") from error
+
+
 def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # else every new database is announced on stderr
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _register_shipped_first(client: Any, experiment: str) -> None:
+    """Where there is no `ndd` yet, the model that comes with the package becomes its version 1."""
+    if _create_registered_model(client) and (shipped() / CONFIG).is_file():
+        run = client.create_run(experiment, run_name="shipped with the package")
+        _add_version(client, run.info.run_id, shipped(), tags={"origin": "shipped"})
+        client.set_terminated(run.info.run_id)
 
 
 def _create_registered_model(client: Any) -> bool:
@@ -142,7 +223,12 @@ def _add_version(client: Any, run_id: str, model: Path, *, tags: Mapping[str, st
         _describe_for_mlflow(copy, run_id)
         client.log_artifacts(run_id, str(copy), artifact_path="model")
     source = f"{client.get_run(run_id).info.artifact_uri}/model"
-    digests = {"embedding_digest": describe(model).embedding_digest}
+    said = describe(model)
+    digests = {
+        "embedding_digest": said.embedding_digest,
+        "scorer_digest": said.scorer_digest,
+        CONTENT: content_digest(model),
+    }
     return str(client.create_model_version(REGISTERED_MODEL, source, run_id=run_id, tags={**digests, **tags}).version)
 
 
@@ -160,7 +246,7 @@ def _describe_for_mlflow(directory: Path, run_id: str) -> None:
     # What `mlflow.pyfunc.add_to_model` adds; that module takes seconds to import, and warns of itself.
     loader = {"loader_module": "pipelines.pair_model", "python_version": platform.python_version()}
     described.add_flavor("python_function", **loader)
-    described.save(str(directory / "MLmodel"))
+    described.save(str(directory / _MLMODEL))
 
 
 def _experiment(client: Any, name: str) -> str:
