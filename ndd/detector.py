@@ -13,8 +13,10 @@ A picture is a path, the bytes of a file, or an (H, W, 3) uint8 RGB array.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,21 +26,28 @@ from numpy.typing import NDArray
 
 from ndd.config import FindConfig
 from ndd.errors import DecodeError, InputError
-from ndd.images import Pixels
 from ndd.index.base import cosine_distance
 from ndd.index.flat import FlatIndex
+from ndd.known import KnownPicture
 from ndd.model.directory import describe, resolve
 from ndd.stages.decode import Decoder, Reading
 from ndd.stages.embed import Embedder
 from ndd.stages.match import pair_hash_bits
 from ndd.stages.verify import compare, evidence_values, needs_keypoints
 from ndd.types import ImageId, Match
-from ndd.verify.keypoints import Keypoints, extract
 from ndd.verify.score import PairEvidence, Scorer, relation_of
 
-__all__ = ["Detector", "Image"]
+__all__ = ["Decoded", "Detector", "Image"]
 
 Image: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Decoded:
+    """A picture that has been read but not yet seen by the network: its bytes and what they hold."""
+
+    content: bytes
+    reading: Reading
 
 
 class Detector:
@@ -55,7 +64,7 @@ class Detector:
         self.embedder = Embedder(self.model)
         self.scorer = Scorer(self.model.calibration)
         self._index = FlatIndex(self.embedder.dim)
-        self._stored: list[tuple[str, _Known]] = []
+        self._stored: list[tuple[str, KnownPicture]] = []
 
     def embed(self, images: Sequence[Image]) -> NDArray[np.float32]:
         """(N, D) float32 embeddings of unit length (up to rounding): the vectors `ndd embed` writes, bit for bit."""
@@ -70,7 +79,52 @@ class Detector:
         The score is under the calibration's prior, where `find` estimates the prior from the album; the evidence is the
         same. A single pair is accepted if its own score reaches the wanted precision.
         """
-        return self._match(self._look(a), self._look(b))
+        return self.match(self.look(a), self.look(b))
+
+    def look(self, image: Image) -> KnownPicture:
+        """All that is to be known of a picture, to be compared any number of times. Raises DecodeError, InputError."""
+        return self.finish([self.decode(image)])[0]
+
+    def look_many(self, images: Sequence[Image]) -> list[KnownPicture | DecodeError]:
+        """`look` at many, with one pass of the network; in place of a picture that cannot be read stands its error."""
+        read: list[Decoded | DecodeError] = []
+        for image in images:
+            try:
+                read.append(self.decode(image))
+            except DecodeError as error:
+                read.append(error)
+        known = iter(self.finish([found for found in read if isinstance(found, Decoded)]))
+        return [found if isinstance(found, DecodeError) else next(known) for found in read]
+
+    def decode(self, image: Image) -> Decoded:
+        """The first half of `look`: everything but the network. Any number of threads may decode at the same time."""
+        content = self._content(image)
+        try:
+            return Decoded(content=content, reading=self.decoder.read(content))
+        except (MemoryError, OSError, ValueError, ArithmeticError, RuntimeError) as error:
+            # A decoder met something nobody foresaw: it costs this picture, as in a search, and no other.
+            raise DecodeError(f"unexpected {type(error).__name__}: {error}"[:300]) from error
+
+    def finish(self, pictures: Sequence[Decoded]) -> list[KnownPicture]:
+        """The second half of `look`, for many: one vector each, whoever else is in the batch."""
+        if not pictures:
+            return []
+        vectors = self.embedder.embed(np.stack([picture.reading.canvas for picture in pictures]))
+        return [self._known(picture, vectors[i : i + 1]) for i, picture in enumerate(pictures)]
+
+    def match(self, a: KnownPicture, b: KnownPicture) -> Match:
+        """What two known pictures are to each other: `compare` without reading them again."""
+        evidence = self._evidence(a, b)
+        score = float(self.scorer.score([evidence])[0])
+        relation = relation_of(evidence)
+        within = relation is not None and relation.within(self.config.relation)
+        return Match(
+            score=score,
+            distance=evidence.distance,
+            duplicate=within and score >= self.config.precision,
+            relation=relation,
+            evidence=evidence_values(evidence),
+        )
 
     def answer(self, match: Match) -> dict[str, Any]:
         """A match as plain JSON values: the body of `ndd compare --json` and of `/v1/compare`."""
@@ -103,16 +157,16 @@ class Detector:
     def add(self, images: Sequence[Image], *, names: Sequence[str] | None = None) -> None:
         """Put pictures into the index. names: what `query` calls them (default: their paths, else a running number)."""
         for at, image in enumerate(images):
-            known = self._look(image)
+            known = self.look(image)
             default = os.fspath(image) if isinstance(image, str | os.PathLike) else f"#{len(self._stored)}"
             self._stored.append((default if names is None else names[at], known))
             self._index.add(known.vector)
 
     def query(self, image: Image, *, k: int = 10) -> list[tuple[str, Match]]:
         """The `k` nearest pictures of the index, likeliest duplicates first, each with its match."""
-        known = self._look(image)
+        known = self.look(image)
         rows = self._index.search(known.vector, k=k).rows[0]
-        found = [(name, self._match(known, other)) for name, other in (self._stored[row] for row in rows if row >= 0)]
+        found = [(name, self.match(known, other)) for name, other in (self._stored[row] for row in rows if row >= 0)]
         return sorted(found, key=lambda item: (-item[1].score, item[1].distance, item[0]))
 
     def explain(self, a: Image, b: Image, *, out: str | os.PathLike[str]) -> Path:
@@ -120,45 +174,37 @@ class Detector:
         from ndd.explain import draw
         from ndd.model import checkpoint
 
-        left, right = self._look(a), self._look(b)
+        read = [self.decode(image) for image in (a, b)]
+        left, right = self.finish(read)
         return draw(
             checkpoint.load(self.model.directory).model,
-            (left.pixels, right.pixels),
-            (left.reading.canvas, right.reading.canvas),
+            (self.decoder.pixels(read[0].content), self.decoder.pixels(read[1].content)),
+            (read[0].reading.canvas, read[1].reading.canvas),
             (left.keys, right.keys),
-            self._match(left, right),
+            self.match(left, right),
             out,
         )
 
-    def _look(self, image: Image) -> _Known:
-        return _Known(self, self._content(image))
+    def _known(self, picture: Decoded, vector_1D: NDArray[np.float16]) -> KnownPicture:
+        facts = dict(picture.reading.facts)
+        id, hashes = ImageId(facts.pop("id")), np.frombuffer(facts.pop("hashes"), np.uint8).reshape(8, 32)
+        pixels = functools.partial(self.decoder.pixels, picture.content)
+        canvas = picture.reading.canvas
+        return KnownPicture(id=id, vector=vector_1D, hashes=hashes, facts=facts, pixels=pixels, canvas=canvas)
 
-    def _match(self, a: _Known, b: _Known) -> Match:
-        evidence = self._evidence(a, b)
-        score = float(self.scorer.score([evidence])[0])
-        relation = relation_of(evidence)
-        within = relation is not None and relation.within(self.config.relation)
-        return Match(
-            score=score,
-            distance=evidence.distance,
-            duplicate=within and score >= self.config.precision,
-            relation=relation,
-            evidence=evidence_values(evidence),
-        )
-
-    def _evidence(self, a: _Known, b: _Known) -> PairEvidence:
+    def _evidence(self, a: KnownPicture, b: KnownPicture) -> PairEvidence:
         if a.id == b.id:
             return PairEvidence(distance=0.0, hash_bits=0, identical=True)
         zero, one = np.array([0]), np.array([1])
         distance = cosine_distance(a.vector, b.vector)
         bits, upright = pair_hash_bits(np.stack([a.hashes, b.hashes]), zero, one)
-        quality = np.minimum([a.reading.facts["quality"]], [b.reading.facts["quality"]])
+        quality = np.minimum([a.facts["quality"]], [b.facts["quality"]])
         verify = self.config.verify == "keypoints" and needs_keypoints(distance, bits, upright, quality)[0]
         return PairEvidence(
             distance=float(distance[0]),
             hash_bits=int(bits[0]),
             geometry=compare(a.keys, b.keys, left_id=a.id, right_id=b.id) if verify else None,
-            flat=a.reading.facts["flat"] or b.reading.facts["flat"],
+            flat=a.facts["flat"] or b.facts["flat"],
             upright=bool(upright[0]),
         )
 
@@ -173,27 +219,3 @@ class Detector:
             return self.decoder.file(image)
         except DecodeError as error:
             raise DecodeError(f"{os.fspath(image)}: {error.reason}", stage=error.stage) from None
-
-
-class _Known:
-    """What has been found out about one picture; keypoints only when they are asked for."""
-
-    def __init__(self, detector: Detector, content: bytes) -> None:
-        self._decoder, self._content = detector.decoder, content
-        self.reading: Reading = detector.decoder.read(content)
-        self.id = ImageId(self.reading.facts["id"])
-        self.vector = detector.embedder.embed(self.reading.canvas[None])
-        self.hashes = np.frombuffer(self.reading.facts["hashes"], np.uint8).reshape(8, 32)
-        self._keys: Keypoints | None = None
-
-    @property
-    def keys(self) -> Keypoints:
-        """The picture's keypoints."""
-        if self._keys is None:
-            self._keys = extract(self.pixels)
-        return self._keys
-
-    @property
-    def pixels(self) -> Pixels:
-        """The picture, at the scale that every step but the network sees."""
-        return self._decoder.pixels(self._content)
