@@ -19,7 +19,7 @@ from ndd.stages.embed import one_thread
 from ndd.types import Match
 from ndd.verify.keypoints import Keypoints
 
-__all__ = ["draw", "inlier_matches"]
+__all__ = ["aligned", "draw", "inlier_matches"]
 
 _SIDE, _GAP = 480, 12
 _RADIUS = 0.02
@@ -51,10 +51,10 @@ def draw(
             cv2.line(top, _point(p), _point(q), _LINE, 1, cv2.LINE_AA)
         corners = _apply(homography, np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float64)) * scale_right + [start, 0]
         cv2.polylines(top, [np.rint(corners).astype(np.int32)], isClosed=True, color=_FRAME, thickness=2)
-    aligned = _beside(*_aligned(model, canvases))
-    width = max(top.shape[1], aligned.shape[1])
+    below = _beside(*aligned(model, canvases))
+    width = max(top.shape[1], below.shape[1])
     rows = [_caption(_words(match), width), _wide(top, width), _caption("as the network turned them", width)]
-    sheet = np.vstack([*rows, _wide(aligned, width)])
+    sheet = np.vstack([*rows, _wide(below, width)])
     target = Path(out)
     try:
         with atomic_path(target) as temporary:
@@ -89,7 +89,8 @@ def _apply(homography: NDArray[np.float64], points: NDArray[np.float64]) -> NDAr
     return np.asarray(moved[:, :2] / np.where(np.abs(moved[:, 2:]) < 1e-9, 1e-9, moved[:, 2:]))
 
 
-def _aligned(model: SiameseEmbedder, canvases: tuple[Pixels, Pixels]) -> list[Pixels]:
+def aligned(model: SiameseEmbedder, canvases: tuple[Pixels, Pixels]) -> list[Pixels]:
+    """Two squares (S, S, 3) as the spatial transformer of the network turned them, each (240, 240, 3)."""
     x_B3SS = torch.from_numpy(np.stack(canvases)).permute(0, 3, 1, 2).float() / 255
     with one_thread():
         warped, _ = model.align(x_B3SS)

@@ -16,7 +16,7 @@ from ndd.data.decision_rows import COLUMNS, cells_of, from_values, read_decision
 from ndd.data.journal import Damage, Journal, Row
 from ndd.types import Decision, ImageId, Relation, Verdict
 
-__all__ = ["DecisionStore", "settle"]
+__all__ = ["DecisionStore", "settle", "words"]
 
 
 class DecisionStore:
@@ -123,21 +123,28 @@ class DecisionStore:
 def settle(decisions: Iterable[Decision]) -> dict[str, Decision]:
     """pair_id → the decision that stands, whatever the order of `decisions` (each decision_id once).
 
-    Each reviewer's word on a pair is their newest answer; an answer that another one on the same pair `supersedes` is
-    void, and a reviewer whose newest answer is `withdrawn` or void has no word (an older one does not come back).
-    Where several reviewers have a word, the newest stands. Equal times are told apart by decision_id. A pair on which
+    Of the reviewers' words (see `words`) the newest stands; equal times are told apart by decision_id. A pair on which
+    nobody has a word is absent.
+    """
+    return {pair: max(said, key=_age) for pair, said in words(decisions).items()}
+
+
+def words(decisions: Iterable[Decision]) -> dict[str, list[Decision]]:
+    """pair_id → each reviewer's word on the pair, oldest first, whatever the order of `decisions` (each decision_id once).
+
+    A reviewer's word is their newest answer; an answer that another one on the same pair `supersedes` is void, and a
+    reviewer whose newest answer is `withdrawn` or void has no word (an older one does not come back). A pair on which
     nobody has a word is absent.
     """
     by_pair: dict[tuple[ImageId, ImageId], list[Decision]] = {}
     for decision in decisions:
         by_pair.setdefault((decision.left_id, decision.right_id), []).append(decision)
-    standing = (_standing(answers) for answers in by_pair.values())
-    by_id = {decision.pair_id: decision for decision in standing if decision is not None}
-    return dict(sorted(by_id.items(), key=lambda item: item[0]))
+    standing = (_words(answers) for answers in by_pair.values())
+    return dict(sorted((said[0].pair_id, said) for said in standing if said))
 
 
-def _standing(answers: list[Decision]) -> Decision | None:
-    """The decision that stands among all answers on one pair."""
+def _words(answers: list[Decision]) -> list[Decision]:
+    """Each reviewer's word among all answers on one pair."""
     superseded_by: dict[str, set[str]] = {}
     for answer in answers:
         if answer.supersedes is not None:
@@ -148,8 +155,8 @@ def _standing(answers: list[Decision]) -> Decision | None:
         # A reviewer's own correction wins over what it corrects even where a clock was set back in between.
         if aged[age].reviewer not in superseded_by.get(age[1], ()):
             newest[aged[age].reviewer] = age
-    words = [a for a in newest.values() if aged[a].verdict is not Verdict.WITHDRAWN and a[1] not in superseded_by]
-    return aged[max(words)] if words else None
+    said = [a for a in newest.values() if aged[a].verdict is not Verdict.WITHDRAWN and a[1] not in superseded_by]
+    return [aged[age] for age in sorted(said)]
 
 
 def _age(decision: Decision) -> tuple[datetime, str]:

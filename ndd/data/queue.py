@@ -116,6 +116,15 @@ class QueueStore:
         decided = self._decisions.current()
         return [w.pair for key, w in self._replay(self._journal.read()).items() if key not in decided]
 
+    def asked(self) -> dict[str, QueuedPair]:
+        """pair_id → every pair that was ever put, as it was put last, answered ones included; oldest first."""
+        found: dict[str, QueuedPair] = {}
+        for row in self._journal.read():
+            values = dict(zip((*_EVENT, *_PAIR), row.cells, strict=True))
+            if values["event"] == "put":
+                found[values["pair_id"]] = _pair(values, where=f"{self.path}, line {row.line}")
+        return found
+
     def take(
         self, limit: int, *, by: str, lease: timedelta | None = None, now: datetime | None = None
     ) -> list[QueuedPair]:
