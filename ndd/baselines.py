@@ -14,7 +14,19 @@ from numpy.typing import NDArray
 
 from ndd.metrics.retrieval import ScoreRows
 
-__all__ = ["RATIO", "cosine_rows", "dihedral_rows", "hamming_rows", "phash", "sift", "sift_scores"]
+__all__ = [
+    "RATIO",
+    "cosine_rows",
+    "dhash",
+    "dihedral_rows",
+    "hamming_pairs",
+    "hamming_rows",
+    "phash",
+    "sift",
+    "sift_pairs",
+    "sift_scores",
+    "thumbnails",
+]
 
 RATIO = 0.75
 """A match counts if its distance is below this share of the second nearest's (Lowe 2004, section 7.1)."""
@@ -32,6 +44,25 @@ def phash(pixels: NDArray[np.uint8], *, size: int = 16) -> NDArray[np.uint8]:
     small = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     low = cv2.dct(small.astype(np.float32))[:size, :size]
     return np.packbits(low.ravel() > np.median(low))
+
+
+def dhash(pixels: NDArray[np.uint8], *, size: int = 8) -> NDArray[np.uint8]:
+    """Difference hash of (H,W,3) uint8 RGB → (size² / 8,) packed bits: is each cell of a grey `size` × (size + 1)
+    thumbnail darker than its right neighbour (Krawetz 2013)? `size` is a multiple of 8."""
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (size + 1, size), interpolation=cv2.INTER_AREA).astype(np.int16)
+    return np.packbits((small[:, 1:] > small[:, :-1]).ravel())
+
+
+def thumbnails(pixels: NDArray[np.uint8], *, size: int = 8) -> NDArray[np.float32]:
+    """A descriptor without learning, of unit length: what a picture looks like from afar (Torralba et al. 2008, "80 million
+    tiny images"), in colour, and its mean gradient in each cell. (5 · size²,) float32."""
+    small = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255.0
+    grey = cv2.cvtColor(cv2.resize(pixels, (8 * size, 8 * size), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+    slopes = [np.abs(cv2.Sobel(grey, cv2.CV_32F, dx, 1 - dx)) / 255.0 for dx in (0, 1)]
+    cells = [cv2.resize(slope, (size, size), interpolation=cv2.INTER_AREA).ravel() for slope in slopes]
+    whole = np.concatenate([(small - small.mean()).ravel(), *cells])
+    return np.asarray(whole / max(float(np.linalg.norm(whole)), 1e-6), np.float32)
 
 
 def sift(pixels: NDArray[np.uint8], *, side: int = 480, most: int = 1000) -> NDArray[np.float32]:
@@ -66,6 +97,35 @@ def sift_scores(described: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]
                 nearest = matcher.knnMatch(asked, k=2)
                 scores[other, at] = sum(first.distance < RATIO * second.distance for first, second in nearest)
     return np.maximum(scores, scores.T)
+
+
+def sift_pairs(
+    described: Sequence[NDArray[np.uint8]], left: NDArray[np.int64], right: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """As `sift_scores`, for the pairs (left, right) alone: (P,). described: descriptors (K, 128), whole numbers up to 255."""
+    scores = np.zeros(len(left), np.float64)
+    cv2.setRNGSeed(0)
+    wanted: dict[int, list[tuple[int, int]]] = {}
+    for at, (a, b) in enumerate(zip(left.tolist(), right.tolist(), strict=True)):
+        wanted.setdefault(a, []).append((b, at))
+        wanted.setdefault(b, []).append((a, at))
+    for trained, asked in sorted(wanted.items()):
+        if len(described[trained]) < 2:
+            continue
+        matcher = cv2.FlannBasedMatcher({"algorithm": 1, "trees": 4}, {"checks": 32})
+        matcher.add([described[trained].astype(np.float32)])
+        matcher.train()
+        for other, at in asked:
+            if len(described[other]):
+                nearest = matcher.knnMatch(described[other].astype(np.float32), k=2)
+                found = sum(first.distance < RATIO * second.distance for first, second in nearest)
+                scores[at] = max(scores[at], found)
+    return scores
+
+
+def hamming_pairs(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """(P, B) and (P, B) packed bits → (P,) minus the Hamming distance."""
+    return np.asarray(-np.bitwise_count(left ^ right).sum(axis=1, dtype=np.int64), np.float64)
 
 
 def hamming_rows(hashes: NDArray[np.uint8]) -> ScoreRows:

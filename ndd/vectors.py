@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from ndd.config import FindConfig, json_digest
-from ndd.data.scan import scan
+from ndd.data.scan import Source, scan
 from ndd.errors import NothingReadable
 from ndd.find import Runner, block_size, listing_table
 from ndd.model.directory import describe, resolve
@@ -23,7 +23,7 @@ from ndd.stages.work import EmbedWork, SearchTask
 from ndd.tables import write_vectors
 from ndd.types import Failure
 
-__all__ = ["Embedded", "embed_files"]
+__all__ = ["Embedded", "embed_files", "embed_sources"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,24 @@ def embed_files(
     A run that was stopped goes on where it was: what it has done lies beside `out` until the file is complete.
     Raises NothingReadable, ModelError.
     """
-    said = describe(resolve(model))
     sources, failures = scan(paths)
+    if not sources:
+        where = ", ".join(os.fspath(path) for path in paths)
+        said_first = f", e.g. {failures[0].path}: {failures[0].reason}" if failures else ""
+        raise NothingReadable(f"{where}: no picture there that can be read{said_first}; name a folder with pictures")
+    return embed_sources(sources, out, runner, model=model, failures=failures)
+
+
+def embed_sources(
+    sources: Sequence[Source],
+    out: str | os.PathLike[str],
+    runner: Runner,
+    *,
+    model: str | os.PathLike[str] | None = None,
+    failures: Sequence[Failure] = (),
+) -> Embedded:
+    """As `embed_files`, for pictures that are listed already, sorted by path. failures: of the listing, handed on."""
+    said = describe(resolve(model))
     target = Path(os.path.abspath(out))
     made_by = {"code": code_version(), "model": said.embedding_digest}
     task = SearchTask(
@@ -72,9 +88,10 @@ def embed_files(
     tally = runner.map(EmbedWork, task, pending, block=block_size(len(manifest)))
     failures = [*failures, *task.unreadable()]
     if len(sources) == len(task.unreadable()):
-        where = ", ".join(os.fspath(path) for path in paths)
-        said_first = f", e.g. {failures[0].path}: {failures[0].reason}" if failures else ""
-        raise NothingReadable(f"{where}: no picture there that can be read{said_first}; name a folder with pictures")
+        first = failures[0]
+        raise NothingReadable(
+            f"none of {len(sources)} pictures can be read, e.g. {first.path}: {first.reason}; name a folder with pictures"
+        )
     written = runner.call(_Write(str(target), said.embedding_digest), task)
     shutil.rmtree(task.private)
     return Embedded(vectors=written["vectors"], failures=failures, workers=tally.workers)

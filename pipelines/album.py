@@ -2,7 +2,7 @@
 
     album/
       images/…       real files: JPEG of varying quality, some PNG and WebP; untouched photographs keep their own bytes
-      groups.csv     image, group, note     pictures of one group show the same photograph
+      groups.csv     image, group, note, severity     pictures of one group show the same photograph
 
 The same layout as public test sets with a `groups.csv`, so whatever reads one reads the other. The same photographs,
 settings and seed give the same files, whatever their order: each copy draws from a generator of its own.
@@ -17,7 +17,7 @@ import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +47,13 @@ class Photo:
 
 @dataclass(frozen=True, slots=True)
 class AlbumImage:
-    """One row of groups.csv. `image` is a path below the album; `note` is `original`, `single`, or what was done."""
+    """One row of groups.csv. `image` is a path below the album; `note` is `original`, `single`, or what was done, and
+    `severity` how strongly, in [0, 1] (None: nothing was done, or it is not known)."""
 
     image: str
     group: str
     note: str
+    severity: float | None = None
 
     @property
     def family(self) -> str:
@@ -117,8 +119,10 @@ def build_album(
         for k in range(copies):
             family = families[(start + copies * index + k) % len(families)]
             rng = _generator(seed, photo.name, k)
-            edited, note = _edit(photo, family, severity, rng)
-            rows.append(_write(out, f"{photo.name}-{k + 1}-{family}", Photo(photo.name, _as_shared(edited, rng)), note))
+            edited, note, strength = _edit(photo, family, severity, rng)
+            copy = Photo(photo.name, _as_shared(edited, rng))
+            row = _write(out, f"{photo.name}-{k + 1}-{family}", copy, note)
+            rows.append(replace(row, severity=round(strength, 4)))
     rows += [_write(out, photo.name, photo, SINGLE) for photo in singles]
     _write_truth(out, rows)
     return Album(out, tuple(rows))
@@ -145,7 +149,9 @@ def read_album(root: Path) -> Album:
             reader = csv.DictReader(file)
             if reader.fieldnames is None or not {"image", "group", "note"} <= set(reader.fieldnames):
                 raise SchemaError(f"{table}: expected the columns image, group, note, got {reader.fieldnames}")
-            rows = tuple(AlbumImage(row["image"], row["group"], row["note"]) for row in reader)
+            rows = tuple(
+                AlbumImage(row["image"], row["group"], row["note"], _number(row.get("severity"))) for row in reader
+            )
     except OSError as error:
         raise SchemaError(f"{table}: cannot read the truth of the album ({error.strerror})") from error
     seen: set[str] = set()
@@ -191,13 +197,16 @@ def _check(copies: int, families: Sequence[str], severity: tuple[float, float], 
         raise UsageError(f"photographs: {twice[0]!r} is the name of more than one; a name stands for one group")
 
 
-def _edit(photo: Photo, family: str, severity: tuple[float, float], rng: np.random.Generator) -> tuple[Pixels, str]:
+def _edit(
+    photo: Photo, family: str, severity: tuple[float, float], rng: np.random.Generator
+) -> tuple[Pixels, str, float]:
+    """The edited picture, the note on it and the severity."""
     pixels = _decode(photo)
     strength = float(rng.uniform(*severity))
     if family == "mixture":
         parts = mixture_parts(strength, rng)
-        return apply_mixture(parts, pixels, strength, rng), f"mixture: {' + '.join(parts)}"
-    return apply_edit(family, pixels, severity=strength, rng=rng), family
+        return apply_mixture(parts, pixels, strength, rng), f"mixture: {' + '.join(parts)}", strength
+    return apply_edit(family, pixels, severity=strength, rng=rng), family, strength
 
 
 def _decode(photo: Photo) -> Pixels:
@@ -237,14 +246,21 @@ def _write_truth(out: Path, rows: Iterable[AlbumImage]) -> None:
     part = out / "groups.csv.part"
     with part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("image", "group", "note"))
-        writer.writerows((row.image, row.group, row.note) for row in rows)
+        writer.writerow(("image", "group", "note", "severity"))
+        writer.writerows((row.image, row.group, row.note, "" if row.severity is None else row.severity) for row in rows)
     os.replace(part, out / "groups.csv")  # a groups.csv that is there is whole: it marks the album as complete
 
 
 def _generator(seed: int, name: str, copy: int) -> np.random.Generator:
     key = hashlib.sha256(f"{seed}\n{name}\n{copy}".encode()).digest()
     return np.random.default_rng(int.from_bytes(key[:16], "big"))
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None  # a column of that name in somebody else's table
 
 
 def _name(photo: Photo) -> str:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from ndd.config import FindConfig
 from ndd.errors import InputError
+from ndd.metrics.calibration import expected_calibration_error
 from ndd.metrics.pairs import Confusion, compare_pairs, pairs_of_groups
 from ndd.metrics.retrieval import ScoreRows, evaluate_groups
 from ndd.runs import PRIVATE
@@ -32,7 +33,6 @@ from ndd.stages.match import Matcher
 from ndd.tables import GroupRow, PairRow, read_groups, read_pairs
 from pipelines.accuracy import figures_of
 from pipelines.album import ORIGINAL, Album
-from pipelines.calibrate import expected_calibration_error
 
 __all__ = ["NEIGHBOURS", "candidate_recall", "judge", "measure", "table"]
 
@@ -171,7 +171,7 @@ def _spend(arguments: Sequence[str]) -> dict[str, float]:
 
 def _truth(album: Album) -> dict[str, str]:
     """Path as the search names it → group, in the album's order."""
-    return {Path(row.image).relative_to("images").as_posix(): row.group for row in album.images}
+    return {row.image.removeprefix("images/"): row.group for row in album.images}
 
 
 def _pairs_of(truth: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -208,7 +208,7 @@ def _fates(
 ) -> dict[str, Any]:
     """How many true pairs came to which end: of all, and of each family's pairs (original, copy)."""
     rows = {frozenset((row.left, row.right)): row for row in pairs}
-    family = {Path(row.image).relative_to("images").as_posix(): row.family for row in album.images}
+    family = {row.image.removeprefix("images/"): row.family for row in album.images}
     counts: dict[str, Counter[str]] = {"all": Counter()}
     for pair in wanted:
         fate = _fate(rows.get(frozenset(pair)), pair, group_of)

@@ -26,6 +26,7 @@ from ndd.files import atomic_path
 from ndd.find import FindRequest, find
 from ndd.images import decode
 from ndd.local import LocalRunner
+from ndd.metrics.calibration import expected_calibration_error
 from ndd.model.directory import CALIBRATION, describe, resolve
 from ndd.tables import PairRow, read_pairs
 from ndd.types import Relation
@@ -168,14 +169,6 @@ def _sigmoid(x: Floats) -> Floats:
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -60.0, 60.0))), np.float64)
 
 
-def expected_calibration_error(scores: Floats, truth: Labels, *, bins: int = 15) -> float:
-    """Mean gap between score and frequency over bins of equal width, weighted by their size (Guo et al. 2017, eq. 3)."""
-    at = np.minimum((scores * bins).astype(np.int64), bins - 1)
-    counts = np.bincount(at, minlength=bins)
-    gaps = np.abs(np.bincount(at, scores, bins) - np.bincount(at, truth.astype(np.float64), bins))
-    return float(gaps.sum() / max(counts.sum(), 1))
-
-
 def _log_loss(scores: Floats, truth: Labels) -> float:
     right = np.where(truth, scores, 1.0 - scores)
     return float(-np.log(np.maximum(right, 1e-12)).mean())
@@ -195,6 +188,7 @@ def evidence_of(row: PairRow) -> PairEvidence:
         identical=row.relation is Relation.EXACT,
         flat=bool(values.get("flat", False)),
         upright=bool(values.get("upright", True)),
+        hubness=float(values.get("hubness", 0.0)),
     )
 
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "embed": "write the embeddings of pictures to a Parquet file",
     "ingest": "list pictures with content ids and splits; pack them for training",
     "train": "train a model",
+    "evaluate": "judge a model on an album with known truth: figures, pictures, one page",
     "calibrate": "fit the probabilities of a model's scores",
     "export": "write the network of a model directory for the processor, in 8-bit integers",
     "bench": "measure a model on an album with known truth",

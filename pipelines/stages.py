@@ -29,8 +29,10 @@ class RayRunner:
 
     engine = "ray"
 
-    def __init__(self, *, workers: int) -> None:
+    def __init__(self, *, workers: int, progress: Callable[[int, int], None] | None = None) -> None:
+        """progress: is told (items done, items in all) of the current step whenever a chunk is done."""
         self.workers = workers
+        self._progress = progress
 
     def map(self, work: Callable[[T], Work], task: T, items: Any, *, block: int) -> Tally:
         """Hand out the rows of the Arrow table `items` in blocks; see `ndd.find.Runner`."""
@@ -58,6 +60,8 @@ class RayRunner:
                 raise pickle.loads(row["error"])
             counts = {name.removeprefix("count_"): int(n) for name, n in row.items() if name.startswith("count_")}
             tally.add(str(row["worker"]), int(row["items"]), counts)
+            if self._progress is not None:
+                self._progress(sum(tally.workers.values()), len(items))
         return tally
 
     def call(self, function: Callable[[T], dict[str, Any]], task: T) -> dict[str, Any]:
@@ -65,8 +69,14 @@ class RayRunner:
         import ray
 
         with _as_raised():
-            answer: dict[str, Any] = ray.get(ray.remote(num_cpus=share_of_cpu(self.workers))(function).remote(task))
+            remote: Any = ray.remote(num_cpus=share_of_cpu(self.workers))(_call)
+            answer: dict[str, Any] = ray.get(remote.remote(function, task))
         return answer
+
+
+def _call(function: Callable[[T], dict[str, Any]], task: T) -> dict[str, Any]:
+    """Ray takes functions, not objects that can be called."""
+    return function(task)
 
 
 @contextmanager

@@ -7,8 +7,8 @@ The figure depends on no order of the input, and a method that scores everything
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -147,13 +147,14 @@ class RetrievalResult:
     """Every picture ranked against every other one.
 
     query_ap: (N,) AP of each picture as a query, nan where it has no partner. curve: all unordered pairs together.
-    pairs: (P, 2) indexes i < j of the true pairs; pair_scores: (P,) their scores.
+    pairs: (P, 2) indexes i < j of the true pairs; pair_scores: (P,) their scores. query_recall: k → (N,) recall at k.
     """
 
     query_ap: NDArray[np.float64]
     curve: PrecisionRecall
     pairs: NDArray[np.int64]
     pair_scores: NDArray[np.float64]
+    query_recall: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def mean_average_precision(self) -> float:
@@ -166,18 +167,21 @@ class RetrievalResult:
         return self.curve.average_precision()
 
 
-def evaluate_groups(rows: ScoreRows, groups: Sequence[str], *, chunk: int = 256) -> RetrievalResult:
+def evaluate_groups(
+    rows: ScoreRows, groups: Sequence[str], *, chunk: int = 256, ks: Sequence[int] = ()
+) -> RetrievalResult:
     """Rank all N(N−1)/2 pairs of N pictures, those of one group being the true ones.
 
     rows: scores of a block of pictures against all, computed as asked for: it is called twice for each block, so
     memory stays at `chunk` × N scores. For a pair i < j, rows' entry [i, j] counts; queries see their whole row but
-    themselves. Raises ValueError if no two pictures share a group, or on NaN scores.
+    themselves. ks: for which k the recall at k is wanted. Raises ValueError if no two pictures share a group, or on NaN scores.
     """
     count = len(groups)
     names = {name: index for index, name in enumerate(dict.fromkeys(groups))}
     labels = np.array([names[name] for name in groups])
     blocks = [(start, min(start + chunk, count)) for start in range(0, count, chunk)]
     query_ap = np.full(count, np.nan)
+    query_recall = {k: np.full(count, np.nan) for k in ks}
     pairs, pair_scores = [], []
     for start, stop in blocks:
         scores = _block(rows, start, stop, count)
@@ -186,6 +190,8 @@ def evaluate_groups(rows: ScoreRows, groups: Sequence[str], *, chunk: int = 256)
         for row in np.flatnonzero(same.any(axis=1)):
             others = np.arange(count) != start + row
             query_ap[start + row] = average_precision(scores[row, others], same[row, others])
+            for k, recalls in query_recall.items():
+                recalls[start + row] = _recall_of_query(scores[row, others].astype(np.float64), same[row, others], k)
         left, right = np.nonzero(same & _upper(start, stop, count))
         pairs.append(np.column_stack((left + start, right)))
         pair_scores.append(scores[left, right])
@@ -197,7 +203,8 @@ def evaluate_groups(rows: ScoreRows, groups: Sequence[str], *, chunk: int = 256)
         for start, stop in blocks
     )
     curve = precision_recall(positives, negatives)
-    return RetrievalResult(query_ap, curve, np.concatenate(pairs).astype(np.int64), positives.astype(np.float64))
+    found = np.concatenate(pairs).astype(np.int64)
+    return RetrievalResult(query_ap, curve, found, positives.astype(np.float64), query_recall)
 
 
 def _scores(values: ArrayLike, name: str) -> NDArray[np.float64]:

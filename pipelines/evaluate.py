@@ -1,0 +1,131 @@
+"""`python -m pipelines evaluate`: a model and a truth in, figures, pictures and one page out.
+
+    python -m pipelines evaluate --out DIR                                     the development album of the data folder
+    python -m pipelines evaluate --photos FOLDER --out DIR                     edited copies of your photographs
+    python -m pipelines evaluate --truth groups.csv|pairs.csv --out DIR        your own truth
+    …  --model DIR|models:/ndd@champion   --compare "CNN without STN=DIR"   --suite hard
+
+writes DIR/metrics.json, DIR/evaluation.html, DIR/pictures/, and below DIR/work what a second run need not compute again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ndd.errors import UsageError
+from ndd.files import atomic_path, make_directory
+
+if TYPE_CHECKING:
+    from pipelines.evaluate_run import Evaluation
+    from pipelines.evaluate_truth import Truth
+
+__all__ = ["SUITES", "add_arguments", "run"]
+
+SUITES = ("hard", "clutter", "attack", "travel")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m pipelines evaluate`."""
+    parser.add_argument("--model", help="model directory or models:/ndd@champion (default: as everywhere)")
+    truth = parser.add_mutually_exclusive_group()
+    truth.add_argument(
+        "--truth", type=Path, metavar="CSV", help="groups.csv or pairs.csv; pictures lie below its folder"
+    )
+    truth.add_argument("--photos", type=Path, metavar="DIR", help="photographs to make an album of edited copies from")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where figures, pictures and page go")
+    parser.add_argument(
+        "--compare", action="append", default=[], metavar="NAME=DIR", help="a further model in the table"
+    )
+    parser.add_argument(
+        "--suite", action="append", default=[], choices=(*SUITES, "all"), help="a hard or hostile set too"
+    )
+    parser.add_argument("--data", type=Path, help="data folder ($NDD_DATA): development album, neutral descriptor")
+    parser.add_argument("--copies", type=int, default=4, help="edited copies of each of --photos (4)")
+    parser.add_argument("--pairs", type=int, default=1000, help="duplicate pairs in the comparison, at most (1000)")
+    parser.add_argument("--no-search", action="store_true", help="leave out the whole search: descriptors only")
+    parser.add_argument("--seed", type=int, default=0, help="of edits, draws and bootstrap (0)")
+    parser.add_argument("--workers", type=int, metavar="N", help="how many work at once (default: one per core)")
+    parser.add_argument("--track", action="store_true", help="keep figures and pictures as an MLflow run")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and write the page; the exit code."""
+    from pipelines.evaluate_embed import teller
+    from pipelines.evaluate_run import Plan, evaluate
+    from pipelines.registry import fetch
+    from pipelines.session import default_workers, ray_session
+    from pipelines.stages import RayRunner
+
+    data = _data(args.data)
+    make_directory(args.out)
+    plan = Plan(
+        model=fetch(args.model),
+        truth=_truth(args, data),
+        work=args.out / "work",
+        compare=_compared(args.compare),
+        data=data,
+        search=not args.no_search,
+        most=args.pairs,
+        seed=args.seed,
+    )
+    workers = args.workers or default_workers()
+    with ray_session(workers=workers):
+        found = evaluate(plan, RayRunner(workers=workers, progress=teller("pictures and pairs")))
+    return _write(args, found)
+
+
+def _write(args: argparse.Namespace, found: Evaluation) -> int:
+    found.metrics["command"] = "python -m pipelines evaluate " + " ".join(sys.argv[2:])
+    with atomic_path(args.out / "metrics.json") as temporary:
+        temporary.write_text(json.dumps(found.metrics, indent=2, default=_plain) + "\n", encoding="utf-8")
+    sys.stdout.write(f"figures: {args.out / 'metrics.json'}\n")
+    return 0
+
+
+def _plain(value: Any) -> Any:
+    return value.item()
+
+
+def _data(given: Path | None) -> Path | None:
+    """The data folder, if there is one; named and absent is an error."""
+    named = given or (Path(os.environ["NDD_DATA"]) if os.environ.get("NDD_DATA") else None)
+    if named is not None and not named.is_dir():
+        raise UsageError(f"{named}: there is no such data folder; name it with --data or NDD_DATA")
+    default = Path("../shared/data")
+    return named.resolve() if named is not None else default.resolve() if default.is_dir() else None
+
+
+def _truth(args: argparse.Namespace, data: Path | None) -> Truth:
+    from pipelines.accuracy import open_album
+    from pipelines.album import build_album, read_album, read_photos
+    from pipelines.evaluate_truth import Truth, read_truth
+
+    if args.truth is not None:
+        return read_truth(args.truth)
+    if args.photos is None:
+        return Truth(open_album(None, data, work=args.out / "work", seed=args.seed), None)
+    place = args.out / "work" / f"album-{args.copies}-{args.seed}"
+    if (place / "groups.csv").is_file():
+        return Truth(read_album(place), None)
+    if not args.photos.is_dir():
+        raise UsageError(f"{args.photos}: there is no such folder of photographs; name one with --photos")
+    return Truth(build_album(read_photos(args.photos), place, copies=args.copies, seed=args.seed), None)
+
+
+def _compared(given: list[str]) -> dict[str, Path]:
+    from pipelines.registry import fetch
+
+    found: dict[str, Path] = {}
+    for text in given:
+        name, equals, place = text.partition("=")
+        if not equals or not name or name in found:
+            raise UsageError(
+                f"--compare {text}: expected NAME=DIR with a name of its own, e.g. 'CNN without STN=runs/twin'"
+            )
+        found[name] = fetch(place)
+    return found
