@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ndd.config import FindConfig, ModelConfig
 from ndd.errors import (
     ConfigError,
+    ConflictError,
     DecodeError,
     DigestMismatch,
     InputError,
@@ -24,6 +25,7 @@ from ndd.errors import (
     SchemaError,
     StaleOutput,
     StoreError,
+    StoreFull,
     UsageError,
 )
 from ndd.types import Decision, Draw, Failure, ImageId, Match, Pair, Relation, Verdict, image_id, pair_id
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConfigError",
+    "ConflictError",
     "Decision",
     "DecodeError",
     "Detector",
@@ -52,6 +55,7 @@ __all__ = [
     "SchemaError",
     "StaleOutput",
     "StoreError",
+    "StoreFull",
     "UsageError",
     "Verdict",
     "image_id",

@@ -18,7 +18,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -36,6 +36,10 @@ from ndd.stages.match import pair_hash_bits
 from ndd.stages.verify import compare, evidence_values, needs_keypoints
 from ndd.types import ImageId, Match
 from ndd.verify.score import PairEvidence, Scorer, relation_of
+
+if TYPE_CHECKING:
+    from ndd.data.decisions import DecisionStore
+    from ndd.index.store import IndexStore
 
 __all__ = ["Decoded", "Detector", "Image"]
 
@@ -168,6 +172,21 @@ class Detector:
         rows = self._index.search(known.vector, k=k).rows[0]
         found = [(name, self.match(known, other)) for name, other in (self._stored[row] for row in rows if row >= 0)]
         return sorted(found, key=lambda item: (-item[1].score, item[1].distance, item[0]))
+
+    def search(
+        self, store: IndexStore, picture: KnownPicture, *, k: int = 10, decisions: DecisionStore | None = None
+    ) -> list[tuple[str, Match]]:
+        """At most `k` pictures of a store that may be `picture`, likeliest first, each with its match.
+
+        Looked at are the k nearest vectors within the config's max_distance, the k nearest perceptual hashes, and pictures
+        with the same bytes. decisions: a person's word on a pair settles whether it is a duplicate, and its place: those
+        called duplicates come first, distinct ones last; the evidence says so. Raises DigestMismatch for a store of another
+        model's vectors.
+        """
+        from ndd.index.search import search
+
+        store.must_be_of(self.model.embedding_digest)
+        return search(store, picture, self.match, config=self.config, k=k, decisions=decisions)
 
     def explain(self, a: Image, b: Image, *, out: str | os.PathLike[str]) -> Path:
         """Draw what two pictures have in common to the PNG file `out`."""

@@ -10,7 +10,9 @@
     ├── ModelError               a model directory is missing, damaged or of another kind
     │   └── DigestMismatch       vectors or scores of two different models were about to be mixed
     └── StoreError               a store or an output directory cannot be used as asked
-        └── StaleOutput          a complete output with another key is in the way (`--overwrite`)
+        ├── StaleOutput          a complete output with another key is in the way (`--overwrite`)
+        ├── ConflictError        another picture is stored under this id
+        └── StoreFull            no room left on the disk; what is stored can still be read
 
 Every message names the value, the place and the remedy, in one line: the command line prints it as is.
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 __all__ = [
     "ConfigError",
+    "ConflictError",
     "DecodeError",
     "DigestMismatch",
     "InputError",
@@ -28,6 +31,7 @@ __all__ = [
     "SchemaError",
     "StaleOutput",
     "StoreError",
+    "StoreFull",
     "UsageError",
 ]
 
@@ -96,3 +100,11 @@ class StoreError(NddError):
 
 class StaleOutput(StoreError):
     """A complete output with another key is in the way."""
+
+
+class ConflictError(StoreError):
+    """Another picture is stored under this id."""
+
+
+class StoreFull(StoreError):
+    """No room left on the disk: nothing was written, and what is stored can still be read."""

@@ -1,0 +1,162 @@
+"""Proposes near vectors quickly; who asks ranks the proposals exactly.
+
+Three kinds, by the number of vectors: `exact` compares single-precision copies of all; `scalar` compares all at 8 bits per
+number (a quarter of the memory traffic); `ivf` looks into the lists of the nearest centroids only, 8 bits per number
+(Sivic & Zisserman 2003; Jégou, Douze & Schmid 2011, doi:10.1109/TPAMI.2010.57). How many lists is measured when it is
+trained, on the vectors themselves: vectors without clusters make a search slower, not worse.
+
+Rows are numbered in the order of `add`. Searching from several threads is safe, adding at the same time is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from ndd.errors import StoreError
+from ndd.index.base import Half
+
+__all__ = ["Limits", "Proposer", "bitmap"]
+
+_SAMPLE = 40
+"""Training vectors per centroid (FAISS warns below 39)."""
+_PROBES = 256
+"""Vectors on which the number of lists is measured."""
+_CHUNK = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How many vectors each kind takes, and how good `ivf` must be."""
+
+    exact: int = 16_384
+    """Above, 8 bits per number."""
+    scalar: int = 200_000
+    """Above, an inverted file: 200,000 comparisons of 256 numbers at 8 bits take about 10 ms on one core."""
+    recall: float = 0.995
+    """Share of the nearest ten that the lists looked into must hold."""
+
+    def kind(self, count: int) -> str:
+        """The kind for so many vectors."""
+        return "exact" if count <= self.exact else "scalar" if count <= self.scalar else "ivf"
+
+
+class Proposer:
+    """Near rows of a growing set of half-precision vectors of unit length (up to rounding)."""
+
+    def __init__(self, dim: int, *, kind: str = "exact", index: Any = None, trained_on: int = 0) -> None:
+        """An empty one that compares exactly; `trained` and `load` make the others. trained_on: how many vectors."""
+        self.dim, self.kind, self.trained_on = dim, kind, trained_on
+        self._index: Any = faiss.IndexFlatIP(dim) if index is None else index
+
+    @classmethod
+    def trained(cls, vectors_ND: Half, *, limits: Limits, seed: int = 0) -> Proposer:
+        """One of the kind that suits these vectors, with them in it."""
+        count, dim = vectors_ND.shape
+        kind = limits.kind(count)
+        index: Any = None
+        if kind == "scalar":
+            index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
+            index.train(_unit(_some(vectors_ND, _CHUNK, seed)))
+        elif kind == "ivf":
+            lists = round(2 * math.sqrt(count))
+            index = faiss.IndexIVFScalarQuantizer(
+                faiss.IndexFlatIP(dim), dim, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+            )
+            index.cp.seed, index.cp.niter, index.cp.spherical = seed + 1, 10, True
+            index.cp.min_points_per_centroid = 1  # no complaint on stderr where a caller sets low limits
+            index.train(_unit(_some(vectors_ND, _SAMPLE * lists, seed)))
+        made = cls(dim, kind=kind, index=index, trained_on=count)
+        made.add(vectors_ND)
+        if kind == "ivf":
+            made._index.nprobe = _lists_to_probe(
+                made._index, _unit(_some(vectors_ND, _PROBES, seed + 1)), limits.recall
+            )
+        return made
+
+    @classmethod
+    def load(cls, path: Path, *, kind: str, dim: int, trained_on: int) -> Proposer:
+        """The one that `save` wrote. Raises StoreError."""
+        try:
+            index = faiss.read_index(str(path))
+        except RuntimeError as error:
+            raise StoreError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+        return cls(dim, kind=kind, index=index, trained_on=trained_on)
+
+    def save(self, path: Path) -> None:
+        """Write it to a file, not yet durable. OSError if it cannot be written."""
+        data = faiss.serialize_index(self._index)
+        with path.open("wb") as file:
+            file.write(data.data)
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    def add(self, vectors_ND: Half) -> None:
+        """Append rows."""
+        for start in range(0, len(vectors_ND), _CHUNK):
+            self._index.add(_unit(vectors_ND[start : start + _CHUNK]))
+
+    def search(self, queries_QD: Half, *, k: int, alive: NDArray[np.uint8] | None = None) -> NDArray[np.int64]:
+        """(Q, k) rows near each query, −1 where there are fewer. alive: see `bitmap`; None means every row."""
+        queries = _unit(queries_QD)
+        if alive is None:
+            rows: NDArray[np.int64] = self._index.search(queries, k)[1]
+            return rows
+        library: Any = faiss  # its type hints know of no keywords here
+        living = library.IDSelectorBitmap(len(alive), library.swig_ptr(alive))
+        if self.kind == "ivf":
+            parameters = library.SearchParametersIVF(sel=living, nprobe=self._index.nprobe)
+        else:
+            parameters = library.SearchParameters(sel=living)
+        found: NDArray[np.int64] = self._index.search(queries, k, params=parameters)[1]
+        return found
+
+    def info(self) -> dict[str, Any]:
+        """What kind it is."""
+        if self.kind != "ivf":
+            return {"kind": self.kind}
+        return {"kind": "ivf", "lists": int(self._index.nlist), "probed": int(self._index.nprobe)}
+
+
+def bitmap(alive_N: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """One bit for each row, as `Proposer.search` takes it."""
+    return np.packbits(alive_N, bitorder="little")
+
+
+def _lists_to_probe(index: Any, queries: NDArray[np.float32], recall: float) -> int:
+    """The least power of two of lists that hold `recall` of the nearest ten; all if need be."""
+    index.nprobe = index.nlist
+    wanted = index.search(queries, 10)[1]
+    probe = 1
+    while probe < index.nlist:
+        index.nprobe = probe
+        if _overlap(index.search(queries, 10)[1], wanted) >= recall:
+            return probe
+        probe *= 2
+    return int(index.nlist)
+
+
+def _overlap(found: NDArray[np.int64], wanted: NDArray[np.int64]) -> float:
+    shares: Sequence[float] = [len(np.intersect1d(a, b)) / max(1, len(b)) for a, b in zip(found, wanted, strict=True)]
+    return float(np.mean(shares))
+
+
+def _some(vectors: Half, count: int, seed: int) -> Half:
+    if len(vectors) <= count:
+        return vectors
+    rows = np.random.default_rng(seed).choice(len(vectors), count, replace=False)
+    return vectors[np.sort(rows)]
+
+
+def _unit(vectors: Half) -> NDArray[np.float32]:
+    single = np.ascontiguousarray(vectors, np.float32)
+    size = np.sqrt(np.einsum("nd,nd->n", single, single))
+    return np.asarray(single / np.maximum(size, 1e-12)[:, None], np.float32)

@@ -1,0 +1,63 @@
+"""Which kept pictures may be this one: near vectors, near perceptual hashes and equal bytes, each verified."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from ndd.config import FindConfig
+from ndd.data.decisions import DecisionStore, settle
+from ndd.index.store import IndexStore
+from ndd.known import KnownPicture
+from ndd.stages.match import QUALITY
+from ndd.types import Decision, Match, Relation, Verdict, pair_id
+
+__all__ = ["candidates", "search"]
+
+Compare = Callable[[KnownPicture, KnownPicture], Match]
+
+
+def search(
+    store: IndexStore,
+    picture: KnownPicture,
+    compare: Compare,
+    *,
+    config: FindConfig,
+    k: int,
+    decisions: DecisionStore | None = None,
+) -> list[tuple[str, Match]]:
+    """At most k candidates with their matches, likeliest first. See `ndd.detector.Detector.search`."""
+    said: Mapping[str, Decision] = {}
+    if decisions is not None:
+        said = settle(d for d in decisions.load() if picture.id in (d.left_id, d.right_id))
+    ranked = []
+    for id in candidates(store, picture, config=config, k=k):
+        entry = store.get(id)
+        if entry is None:  # removed since
+            continue
+        other = entry.picture if isinstance(entry.picture, KnownPicture) else KnownPicture.unpack(entry.picture)
+        word = said.get(pair_id(picture.id, other.id)) if other.id != picture.id else None
+        match, place = _decided(compare(picture, other), word, config.relation)
+        ranked.append((place, -match.score, match.distance, id, match))
+    ranked.sort(key=lambda item: item[:4])
+    return [(id, match) for *_, id, match in ranked[:k]]
+
+
+def candidates(store: IndexStore, picture: KnownPicture, *, config: FindConfig, k: int) -> list[str]:
+    """Ids of pictures worth a closer look: at most k by equal bytes, k by vector and k by perceptual hash."""
+    if k <= 0:
+        return []
+    found = store.with_image(picture.id)[:k]
+    found += [hit.id for hit in store.query(picture.vector, k=k)[0] if hit.distance <= config.max_distance]
+    if picture.facts["quality"] >= QUALITY:
+        found += store.near_hashes(picture.hashes, bits=config.hash_bits, k=k)
+    return list(dict.fromkeys(found))
+
+
+def _decided(match: Match, word: Decision | None, loosest: Relation) -> tuple[Match, int]:
+    """The match under a person's word, and its place: 0 before, 2 after those about which nobody said anything."""
+    if word is None or word.verdict not in (Verdict.DUPLICATE, Verdict.DISTINCT):
+        return match, 1
+    same = word.verdict is Verdict.DUPLICATE and (word.relation is None or word.relation.within(loosest))
+    evidence = {**match.evidence, "decision": "duplicate" if same else "distinct"}
+    return dataclasses.replace(match, duplicate=same, evidence=evidence), 0 if same else 2
