@@ -1,1 +1,1 @@
-"""Online service on Ray Serve. It comes in a later release: nothing is in here yet."""
+"""Online service on Ray Serve: is this picture already there, and what are these two to each other."""

@@ -1,0 +1,74 @@
+"""A Ray of one's own on this machine with Serve on it, for as long as the process lives."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["serve_here"]
+
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Switched off, Ray still reports once that it is off: to the discard port.
+    "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_worker_niceness": "0",
+    # Ray replaces 127.0.0.1 by the machine's outward address unless told that this is no cluster of machines.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.proxy:prepare",
+    "RAY_AUTH_MODE": "token",
+}
+_OBJECT_STORE = 256 * 2**20
+
+
+@contextlib.contextmanager
+def serve_here(args: Mapping[str, Any], *, host: str, port: int, logs: bool) -> Iterator[None]:
+    """Serve `serve.app:build` with these arguments on host:port for the length of the block."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    from serve.app import build
+
+    application = build(args)  # a wrong setting is told before anything is started
+    parent = tempfile.gettempdir()
+    directory = tempfile.mkdtemp(prefix="ndd-serve-", dir=parent if len(parent) < 24 else "/tmp")
+    import ray
+    from ray import serve
+
+    try:
+        ray.init(
+            num_cpus=64,  # logical: Serve's own actors and replicas of one small machine have to fit
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE,
+            logging_level=logging.ERROR,
+            log_to_driver=logs,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=directory,
+        )
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+        serve.run(application, name="ndd", route_prefix="/")
+        yield
+    finally:
+        with contextlib.suppress(Exception):
+            serve.shutdown()
+        ray.shutdown()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def wait_for_end() -> None:
+    """Until Ctrl-C or SIGTERM."""
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    while not ended.wait(1.0):
+        pass

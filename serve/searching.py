@@ -1,0 +1,132 @@
+"""Looking a picture up in the index, and what people have said about what is found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ndd.detector import Detector
+from ndd.index.store import IndexStore
+from ndd.known import KnownPicture
+from ndd.types import Match, Verdict
+from ndd.verify.score import PairEvidence, relation_of
+from serve.engine import digests_of
+from serve.errors import ApiError
+from serve.rulings import Rulings
+
+__all__ = ["Hit", "answer", "by_picture", "by_vector", "fitting", "known_of"]
+
+_UNKNOWN_BITS = 128
+"""Hash distance of unrelated pictures: what is assumed of a vector whose picture nobody has shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """A picture of the index and what it is to the one asked about. decided: a person's standing word."""
+
+    id: str
+    known: KnownPicture
+    metadata: Mapping[str, Any]
+    match: Match
+    decided: Verdict | None = None
+
+    @property
+    def duplicate(self) -> bool:
+        """What a person said, else what the score says."""
+        if self.decided in (Verdict.DUPLICATE, Verdict.DISTINCT):
+            return self.decided is Verdict.DUPLICATE
+        return self.match.duplicate
+
+
+def by_picture(detector: Detector, store: IndexStore, known: KnownPicture, *, k: int, rulings: Rulings) -> list[Hit]:
+    """The `k` likeliest duplicates: those a person confirmed first, those a person ruled out last."""
+    hits = []
+    for id, match in _search(detector, store, known, k):
+        entry = store.get(id)
+        if entry is None:  # removed meanwhile
+            continue
+        other = known_of(entry.picture)
+        decided = rulings.on(known.id, other.id, loosest=detector.config.relation)
+        hits.append(Hit(id=id, known=other, metadata=entry.metadata, match=match, decided=decided))
+    order = {Verdict.DUPLICATE: 0, Verdict.DISTINCT: 2}
+    return sorted(hits, key=lambda hit: order.get(hit.decided, 1) if hit.decided else 1)
+
+
+def by_vector(detector: Detector, store: IndexStore, vector_1D: NDArray[np.float16], *, k: int) -> list[Hit]:
+    """The `k` nearest, scored by their distance alone."""
+    hits = []
+    for near in store.query(vector_1D, k=k)[0]:
+        entry = store.get(near.id)
+        if entry is None:
+            continue
+        evidence = PairEvidence(distance=float(near.distance), hash_bits=_UNKNOWN_BITS)
+        score, relation = float(detector.scorer.score([evidence])[0]), relation_of(evidence)
+        within = relation is not None and relation.within(detector.config.relation)
+        match = Match(
+            score=score,
+            distance=evidence.distance,
+            duplicate=within and score >= detector.config.precision,
+            relation=relation,
+            evidence={},
+        )
+        hits.append(Hit(id=near.id, known=known_of(entry.picture), metadata=entry.metadata, match=match))
+    return hits
+
+
+def fitting(vector: Sequence[float], digest: str | None, detector: Detector) -> NDArray[np.float16]:
+    """(1, D) float16, if the vector is one of this model's. Raises ApiError."""
+    if digest is None:
+        raise ApiError(422, "bad_field", "embedding_digest: say which model made the vector (/v1/model names ours)")
+    if digest != detector.model.embedding_digest:
+        raise ApiError(409, "other_embedding", "embedding_digest: the vector was made by another model than the index")
+    dim = detector.embedder.dim
+    with np.errstate(over="ignore"):
+        half = np.asarray([vector], np.float16)
+    if half.shape[1] != dim:
+        raise ApiError(422, "bad_field", f"vector: {half.shape[1]} numbers, this model's have {dim}")
+    if not np.isfinite(half).all():
+        raise ApiError(422, "bad_field", "vector: a number is not finite in half precision")
+    return half
+
+
+def answer(detector: Detector, hits: Sequence[Hit]) -> dict[str, Any]:
+    """The body of /v1/query."""
+    best = hits[0] if hits else None
+    return {
+        "duplicate": best is not None and best.duplicate,
+        "score": None if best is None else best.match.score,
+        "relation": None if best is None else best.match.relation,
+        "matches": [_match(hit) for hit in hits],
+        "threshold": detector.config.precision,
+        "digests": digests_of(detector),
+    }
+
+
+def known_of(picture: KnownPicture | bytes) -> KnownPicture:
+    """A stored picture, unpacked if need be."""
+    return KnownPicture.unpack(picture) if isinstance(picture, bytes) else picture
+
+
+def _match(hit: Hit) -> dict[str, Any]:
+    return {
+        "id": hit.id,
+        "image_id": hit.known.id,
+        "score": hit.match.score,
+        "duplicate": hit.duplicate,
+        "relation": hit.match.relation,
+        "distance": hit.match.distance,
+        "evidence": dict(hit.match.evidence),
+        "metadata": dict(hit.metadata),
+        "decided": hit.decided,
+    }
+
+
+def _search(detector: Detector, store: IndexStore, known: KnownPicture, k: int) -> list[tuple[str, Match]]:
+    near = [hit.id for hit in store.query(known.vector, k=k)[0]]
+    near += [id for id in store.near_hashes(known.hashes, bits=detector.config.hash_bits, k=k) if id not in near]
+    found = [(id, detector.match(known, store.known(id))) for id in near]
+    return sorted(found, key=lambda item: (-item[1].score, item[1].distance, item[0]))[:k]
