@@ -1,4 +1,4 @@
-"""`ndd find | compare | embed | decide`: arguments in, one answer or one line of error out.
+"""`ndd find | compare | embed | index | decide`: arguments in, one answer or one line of error out.
 
 Exit codes: 0 done, 2 wrong usage, 3 nothing could be read, 130 interrupted, 1 anything else. Nothing heavy is imported
 before the arguments are understood.
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ndd.errors import NddError
+from ndd.index_cli import add_index_commands
 
 if TYPE_CHECKING:
     from ndd.config import FindConfig
@@ -87,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     embed.add_argument("--workers", type=_positive, metavar="N", help="threads (default: one per core)")
     embed.set_defaults(run=_embed)
+
+    add_index_commands(commands, _add_judging_arguments)
 
     decide = commands.add_parser("decide", help="record what a person says of two pictures")
     decide.add_argument("left", metavar="A")

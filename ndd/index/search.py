@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ndd.config import FindConfig
 from ndd.data.decisions import DecisionStore, settle
@@ -12,7 +13,10 @@ from ndd.known import KnownPicture
 from ndd.stages.match import QUALITY
 from ndd.types import Decision, Match, Relation, Verdict, pair_id
 
-__all__ = ["candidates", "search"]
+if TYPE_CHECKING:
+    from ndd.detector import Detector
+
+__all__ = ["answer", "candidates", "search"]
 
 Compare = Callable[[KnownPicture, KnownPicture], Match]
 
@@ -61,3 +65,13 @@ def _decided(match: Match, word: Decision | None, loosest: Relation) -> tuple[Ma
     same = word.verdict is Verdict.DUPLICATE and (word.relation is None or word.relation.within(loosest))
     evidence = {**match.evidence, "decision": "duplicate" if same else "distinct"}
     return dataclasses.replace(match, duplicate=same, evidence=evidence), 0 if same else 2
+
+
+def answer(detector: Detector, found: Sequence[tuple[str, Match]]) -> dict[str, Any]:
+    """What `search` found as plain JSON values: the body of `ndd index query --json` and of `/v1/query`."""
+    matches = []
+    for id, match in found:
+        said = detector.answer(match)
+        matches.append({"id": id, **{n: said[n] for n in ("score", "distance", "duplicate", "relation", "evidence")}})
+    digests = {"embedding": detector.model.embedding_digest, "scorer": detector.model.scorer_digest}
+    return {"matches": matches, "threshold": detector.config.precision, "digests": digests}
