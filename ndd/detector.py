@@ -114,7 +114,8 @@ class Detector:
         if not pictures:
             return []
         vectors = self.embedder.embed(np.stack([picture.reading.canvas for picture in pictures]))
-        return [self._known(picture, vectors[i : i + 1]) for i, picture in enumerate(pictures)]
+        hubness = self.embedder.hubness(vectors).tolist()
+        return [self._known(picture, vectors[i : i + 1], hubness[i]) for i, picture in enumerate(pictures)]
 
     def match(self, a: KnownPicture, b: KnownPicture) -> Match:
         """What two known pictures are to each other: `compare` without reading them again."""
@@ -204,8 +205,8 @@ class Detector:
             out,
         )
 
-    def _known(self, picture: Decoded, vector_1D: NDArray[np.float16]) -> KnownPicture:
-        facts = dict(picture.reading.facts)
+    def _known(self, picture: Decoded, vector_1D: NDArray[np.float16], hubness: float) -> KnownPicture:
+        facts = {**picture.reading.facts, "hubness": hubness}
         id, hashes = ImageId(facts.pop("id")), np.frombuffer(facts.pop("hashes"), np.uint8).reshape(8, 32)
         pixels = functools.partial(self.decoder.pixels, picture.content)
         canvas = picture.reading.canvas
@@ -225,6 +226,7 @@ class Detector:
             geometry=compare(a.keys, b.keys, left_id=a.id, right_id=b.id) if verify else None,
             flat=a.facts["flat"] or b.facts["flat"],
             upright=bool(upright[0]),
+            hubness=float(a.facts["hubness"] + b.facts["hubness"]) / 2,
         )
 
     def _content(self, image: Image) -> bytes:

@@ -29,6 +29,7 @@ from ndd.errors import UsageError
 from ndd.hashing import pdq
 from ndd.images import to_square
 from ndd.metrics.retrieval import ScoreRows
+from ndd.model.background import Background
 from ndd.model.checkpoint import Checkpoint
 from ndd.model.directory import ModelDirectory, describe, resolve
 from ndd.model.teacher import load_teacher, teacher_features
@@ -38,7 +39,7 @@ from pipelines import bench_peers
 from pipelines.album import Album
 from pipelines.bench_peers import PEERS, Neighbours, neighbour_rows
 
-__all__ = ["KNOWN", "METHODS", "check_methods", "code_of", "embed_album", "rankings", "sha256"]
+__all__ = ["KNOWN", "METHODS", "check_methods", "code_of", "embed_album", "rankings", "sha256", "standout_rows"]
 
 METHODS = ("ndd", "mobilenetv2", "pdq8", "pdq", "phash")
 """Measured unless others are named: those that need nothing but ndd, and minutes."""
@@ -94,11 +95,20 @@ def embed_album(album: Album, model: Checkpoint | ModelDirectory) -> NDArray[np.
     return _each_block(album, block)["vector"]
 
 
+def standout_rows(vectors_ND: NDArray[np.float16], model: Checkpoint | ModelDirectory) -> ScoreRows:
+    """Rows of cosines less how near the two are to strangers anyway (`ndd.model.background`), as a search weighs them."""
+    rows, background = cosine_rows(vectors_ND), Background.load(model.directory, dim=vectors_ND.shape[1])
+    if background is None:
+        return rows
+    half = (background.hubness(vectors_ND) / 2).astype(np.float32)
+    return lambda start, stop: rows(start, stop) - half[start:stop, None] - half[None, :]
+
+
 def _ndd(album: Album, model: Path | None) -> Ranking:
     said = describe(resolve(model))
     made = "torch, fp32" if said.runtime is None else f"{said.runtime.engine}, {said.runtime.precision}"
     facts = {"model": said.directory.name, "embedding_digest": said.embedding_digest, "runtime": made}
-    return cosine_rows(embed_album(album, said)), facts
+    return standout_rows(embed_album(album, said), said), facts
 
 
 def _hashes(album: Album, work: Path) -> Columns:

@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ndd.baselines import cosine_rows
 from ndd.errors import UsageError
 from ndd.metrics.retrieval import evaluate_groups
 from ndd.model.checkpoint import Checkpoint
@@ -36,7 +35,7 @@ from ndd.model.siamese import SiameseEmbedder
 from ndd.stages.embed import MICRO_BATCH, Embedder
 from pipelines.accuracy import figures_of
 from pipelines.album import Album
-from pipelines.bench_methods import embed_album
+from pipelines.bench_methods import embed_album, standout_rows
 
 __all__ = ["LIMITS", "NEEDED_ON", "Align", "alignment", "cost", "edits", "measure", "need", "table", "without_stn"]
 
@@ -155,7 +154,7 @@ def need(album: Album, checkpoint: Checkpoint) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for name, model in (("predicted", checkpoint.model), ("identity", without_stn(checkpoint.model))):
         vectors = embed_album(album, replace(checkpoint, model=model))
-        result = evaluate_groups(cosine_rows(vectors), groups)
+        result = evaluate_groups(standout_rows(vectors, checkpoint), groups)
         of = figures_of(album, result)
         families = [of["families"][family] for family in NEEDED_ON if family in of["families"]]
         if not families:

@@ -11,13 +11,15 @@ from ndd.config import ModelConfig, StnConfig
 from ndd.data.edits import EditConfig
 from ndd.data.sampling import SamplingConfig
 from ndd.errors import UsageError
-from ndd.training.config import LossConfig, OptimConfig, Stage, TrainConfig
+from ndd.training.config import FinishConfig, LossConfig, OptimConfig, Stage, TrainConfig
 
 __all__ = ["RECIPES", "base", "fine_tunes", "loop_cpu", "paper", "paper_proxy", "proxy", "recipe", "small", "smoke_cpu"]
 
 
 POLAR = StnConfig(localization="polar", width=16)
 """The equivariant localization network (docs/adr/0003); the paper's recipes keep the paper's."""
+_DISTILLED = LossConfig(kind="infonce", temperature=0.07, teacher=2.0, alignment=0.5, pose=4.0, entropy=0.1)
+_PLAIN = FinishConfig(background=0, whitening=0.0)
 
 
 def smoke_cpu() -> TrainConfig:
@@ -41,7 +43,7 @@ def small() -> TrainConfig:
     """
     return TrainConfig(
         model=ModelConfig(backbone="resnet18", image_size=64, dim=256, stn=POLAR),
-        loss=LossConfig(kind="infonce", temperature=0.07, teacher=2.0, alignment=0.5, pose=4.0, entropy=0.1),
+        loss=_DISTILLED,
         optim=OptimConfig(name="adamw", lr=1.5e-3, schedule="cosine", warmup=0.01, ema=0.998, localization_lr=0.5),
         stages=(Stage(until=1.0, size=64, batch=64),),
         epochs=60,
@@ -76,7 +78,7 @@ def proxy() -> TrainConfig:
     """
     return TrainConfig(
         model=ModelConfig(backbone="resnet18", image_size=112, dim=256, stn=POLAR),
-        loss=LossConfig(kind="infonce", temperature=0.07, teacher=2.0, alignment=0.5, pose=4.0, entropy=0.1),
+        loss=_DISTILLED,
         optim=OptimConfig(name="adamw", lr=1.5e-3, schedule="cosine", warmup=0.03, ema=0.99, localization_lr=0.5),
         stages=(Stage(until=1.0, size=112, batch=64),),
         epochs=10,
@@ -105,6 +107,8 @@ def loop_cpu() -> TrainConfig:
         ramp=0.0,
         holdout=0.1,
         freeze_batchnorm=True,
+        # Its descriptors are whitened already; the background must be of the new network.
+        finish=FinishConfig(whitening=0.0),
     )
 
 
@@ -117,8 +121,9 @@ def paper(
     streams, Adam with weight decay, StepLR or ReduceLROnPlateau, 25 epochs, a fifth held out; pretrained weights where they
     can be reached (else `--set model.pretrained=false`).
 
-    The STN's own losses are off: it learns from the pairs alone. Our choice, where the paper leaves room: the margins, and
-    edits at full strength from the start. Its variants by name: `paper[_triplet][_cosine][_plateau]`.
+    The STN's own losses are off: it learns from the pairs alone, and the descriptors stay as they come. Our choice, where
+    the paper leaves room: the margins, and edits at full strength from the start. Its variants by name:
+    `paper[_triplet][_cosine][_plateau]`.
     """
     margins = {"contrastive": {"euclidean": 1.0, "cosine": 0.5}, "triplet": {"euclidean": 0.5, "cosine": 0.3}}
     return TrainConfig(
@@ -138,6 +143,7 @@ def paper(
         stages=(Stage(until=1.0, size=224, batch=32),),
         epochs=25,
         ramp=0.0,
+        finish=_PLAIN,
         holdout=0.2,
     )
 

@@ -17,6 +17,7 @@ from ndd.model.directory import describe
 from ndd.runs import code_version
 from ndd.training.card import model_card
 from ndd.training.config import TrainConfig
+from ndd.training.finish import finish
 from ndd.training.local import train_local
 from ndd.training.loop import final_model, finished, load_state
 from ndd.training.prototypes import load_prototypes
@@ -140,7 +141,10 @@ def _conclude(
     model = out / "model"
     if not (model / "config.json").is_file():  # the last of its files to be written
         card = model_card(state, data=data.facts(), engine=engine, workers=workers, device=device)
-        checkpoint.save(model, final_model(state, out), card=card)
+        network = final_model(state, out)
+        rows = data.split.training
+        background = finish(network, data.store.open(), rows, state.config.finish, seed=state.config.seed)
+        checkpoint.save(model, network, card=card, background=background)
     said = describe(model)
     return {
         "model": str(model),

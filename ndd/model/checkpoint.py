@@ -21,6 +21,7 @@ from safetensors.torch import save as save_tensors
 
 from ndd.config import ModelConfig
 from ndd.errors import ModelError
+from ndd.model.background import BACKGROUND, Background
 from ndd.model.directory import CALIBRATION, CARD, CONFIG, PREPROCESSING, WEIGHTS, describe, resolve, shipped
 from ndd.model.runtime import RUNTIME
 from ndd.model.siamese import SiameseEmbedder
@@ -50,15 +51,19 @@ def save(
     *,
     card: Mapping[str, Any],
     calibration: Mapping[str, Any] | None = None,
+    background: Background | None = None,
 ) -> Path:
     """Write a model directory. Each file appears whole or not at all, the weights before the config that names them."""
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    # What was exported from the weights that lay here before is not a form of these.
+    # What was exported from the weights that lay here before is not a form of these, nor are their vectors.
     shutil.rmtree(target / RUNTIME, ignore_errors=True)
+    (target / BACKGROUND).unlink(missing_ok=True)
     half = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     _write(target / WEIGHTS, save_tensors(half))
+    if background is not None:
+        background.save(target)
     _write(target / CARD, _json(card))
     if calibration is not None:
         _write(target / CALIBRATION, _json(calibration))

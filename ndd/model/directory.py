@@ -1,4 +1,5 @@
-"""A model is ONE directory: config.json, weights.safetensors, card.json; optional: calibration.json and runtime/.
+"""A model is ONE directory: config.json, weights.safetensors, card.json; optional: calibration.json,
+background.safetensors and runtime/.
 
 What can be said of it without computing: where it lies, what it is, and its two digests. No torch, so a process that only
 hands out work starts quickly; `ndd.model.checkpoint` loads and saves the network itself.
@@ -17,6 +18,7 @@ from typing import Any
 
 from ndd.config import ModelConfig, json_digest
 from ndd.errors import ConfigError, ModelError
+from ndd.model.background import BACKGROUND
 from ndd.model.runtime import Runtime, chosen
 
 __all__ = [
@@ -77,7 +79,8 @@ def resolve(explicit: str | os.PathLike[str] | None = None) -> Path:
         return _existing(Path(asked), "--model" if explicit is not None else "NDD_MODEL")
     promoted = home() / "champion"
     if promoted.exists():
-        return _existing(promoted, "$NDD_HOME/champion")
+        # A link that the next promotion moves: followed once, so that all files read are those of one model.
+        return _existing(Path(os.path.realpath(promoted)), "$NDD_HOME/champion")
     return _existing(shipped(), "the installed package")
 
 
@@ -97,6 +100,8 @@ def describe(directory: str | os.PathLike[str], *, engine: str | None = None) ->
     runtime = chosen(source, source=source_digest(source), engine=engine)
     if runtime is not None:
         preprocessing["precision"] = f"{runtime.precision} by {runtime.engine}, stored as fp16: {runtime.content}"
+    if (source / BACKGROUND).is_file():
+        preprocessing["background"] = hashlib.sha256((source / BACKGROUND).read_bytes()).hexdigest()
     return ModelDirectory(
         directory=source,
         config=config,

@@ -52,9 +52,15 @@ class SiameseEmbedder(nn.Module):
         pose: Pose | None = None
         if self.stn is not None:
             x_B3SS, pose = self.stn(x_B3SS)
-        pooled = self.pooling(self.backbone(x_B3SS))
-        vector: Tensor = self.head(pooled)
+        vector: Tensor = self.head(self.pooling(self.backbone(x_B3SS)))
         return vector, pose
+
+    def pooled(self, x_B3SS: Tensor) -> Tensor:
+        """(B, C): what the projection sees."""
+        if self.stn is not None:
+            x_B3SS, _ = self.stn(x_B3SS)
+        features: Tensor = self.pooling(self.backbone(x_B3SS))
+        return features
 
     @torch.no_grad()
     def align(self, x_B3SS: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,8 @@ __all__ = ["Album", "fresh_rows", "load_album"]
 class Album:
     """Readable pictures sorted by path; row i of every column is one picture.
 
-    table: Arrow columns path, uri, size, side, id, quality, flat and the header's. vectors: (N, D) float16. hashes: (N, 8, 32).
+    table: Arrow columns path, uri, size, side, id, quality, flat, hubness and the header's. vectors: (N, D) float16.
+    hashes: (N, 8, 32).
     nodes: (M,) rows of the representatives: of each content the smallest path, on each side.
     """
 
@@ -97,7 +98,7 @@ def load_album(manifest: Any, pictures: ChunkStore) -> Album:
     named = manifest.take(np.sort(np.asarray(rows, np.int64)))
     dim = pictures.schema.field("vector").type.byte_width // 2
     columns = {name: named.column(name) for name in ("path", "uri", "size", "side")}
-    columns |= {name: joined.column(name) for name in ("id", "quality", "flat", *HEADER)}
+    columns |= {name: joined.column(name) for name in ("id", "quality", "flat", "hubness", *HEADER)}
     kept = pa.table(columns)
     return Album(
         table=kept,

@@ -63,6 +63,7 @@ def pictures_schema(dim: int) -> Any:
             ("quality", pa.int16()),
             ("flat", pa.bool_()),
             ("vector", pa.binary(2 * dim)),
+            ("hubness", pa.float64()),
         ]
     )
 

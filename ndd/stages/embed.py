@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ndd.model.background import Background
 from ndd.model.directory import ModelDirectory
 from ndd.model.runtime import OpenVinoNetwork
 
@@ -37,6 +38,7 @@ class Embedder:
         self.dim = source.config.dim
         self.digest = source.embedding_digest
         self._network = _network(source)
+        self._background = Background.load(source.directory, dim=self.dim)
 
     def embed(self, canvas_NSS3: NDArray[np.uint8]) -> NDArray[np.float16]:
         """(N, S, S, 3) uint8 RGB → (N, D) float16, unit length up to rounding. ValueError for another shape or type."""
@@ -51,6 +53,10 @@ class Embedder:
             padded[: len(rows)] = rows
             vectors[start : start + len(rows)] = self._network(padded)[: len(rows)]
         return vectors
+
+    def hubness(self, vectors_ND: NDArray[np.float16]) -> NDArray[np.float64]:
+        """(N,) how near each vector is to strangers (`ndd.model.background`); 0 if the model has no background."""
+        return np.zeros(len(vectors_ND)) if self._background is None else self._background.hubness(vectors_ND)
 
     def __call__(self, batch: dict[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float16]]:
         """{"canvas": (N, S, S, 3)} → {"vector": (N, D)}."""

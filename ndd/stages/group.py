@@ -125,7 +125,7 @@ class _Judge:
     def _evidence(self, left: Rows, right: Rows, geometry: Sequence[GeometricEvidence | None]) -> list[PairEvidence]:
         distance = pair_distances(self.album.vectors, left, right)
         bits, upright = pair_hash_bits(self.album.hashes, left, right)
-        flat = self.album.table.column("flat").to_numpy()
+        flat, hubness = (self.album.table.column(name).to_numpy() for name in ("flat", "hubness"))
         return [
             PairEvidence(
                 distance=float(distance[at]),
@@ -133,6 +133,7 @@ class _Judge:
                 geometry=geometry[at],
                 flat=bool(flat[left[at]] or flat[right[at]]),
                 upright=bool(upright[at]),
+                hubness=float(hubness[left[at]] + hubness[right[at]]) / 2,
             )
             for at in range(len(left))
         ]

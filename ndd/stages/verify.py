@@ -142,6 +142,8 @@ def _row(id: ImageId, pixels: Callable[[], Pixels]) -> dict[str, Any]:
 def evidence_values(evidence: PairEvidence) -> dict[str, Any]:
     """Evidence as JSON values, for tables and answers."""
     values: dict[str, Any] = {"hash_bits": evidence.hash_bits, "upright": evidence.upright}
+    if evidence.hubness:
+        values["hubness"] = evidence.hubness
     if evidence.flat:
         values["flat"] = True
     return values | ({} if evidence.geometry is None else evidence.geometry.to_dict())

@@ -163,15 +163,17 @@ class EmbedWork:
         bad = [answer for answer in answers if isinstance(answer, Failure)]
         if good:
             vectors = self._embedder.embed(np.stack([reading.canvas for _, reading in good])).astype("<f2")
+            hubness = self._embedder.hubness(vectors)
             rows = [
                 {
                     "path": key[at][0],
                     "size": key[at][1],
                     "mtime_ns": key[at][2],
                     "vector": vector.tobytes(),
+                    "hubness": crowd,
                     **reading.facts,
                 }
-                for (at, reading), vector in zip(good, vectors, strict=True)
+                for (at, reading), vector, crowd in zip(good, vectors, hubness.tolist(), strict=True)
             ]
             columns = {name: [row[name] for row in rows] for name in self._pictures.schema.names}
             self._pictures.write(columns, of=(key[at] for at, _ in good))

@@ -89,6 +89,24 @@ class Stage(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FinishConfig(Config):
+    """What is made of the trained network before it is used (see `ndd.training.finish`)."""
+
+    background: int = 4000
+    """Training pictures that whitening is learnt from and that distances are judged by; 0 for neither."""
+    whitening: float = 0.75
+    """Each principal direction of the descriptors is divided by its standard deviation to this power; 0 leaves them."""
+
+    def __post_init__(self) -> None:
+        check(self.background >= 0, f"finish.background must not be negative, got {self.background}")
+        check(0 <= self.whitening <= 1, f"finish.whitening must lie in 0…1, got {self.whitening}")
+        check(
+            self.background > 0 or self.whitening == 0,
+            f"finish.whitening is {self.whitening} but finish.background is 0: nothing to learn it from; set both to 0",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
     """A whole training run. The same digest means the same run."""
 
@@ -97,12 +115,13 @@ class TrainConfig(Config):
     edits: EditConfig = field(default_factory=EditConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    finish: FinishConfig = field(default_factory=FinishConfig)
     stages: tuple[Stage, ...] = (Stage(until=1.0, size=96, batch=96),)
     """Progressive resolution: consecutive stretches, the last until 1."""
     epochs: int = 25
     localization_epochs: int = 0
     """Of these, the first so many train the localization network alone on the known poses: it costs a fraction of the
-    trunk, which then learns from pictures that are already upright. They have a learning-rate schedule of their own."""
+    trunk, which then learns from pictures that are turned back already. They have a learning-rate schedule of their own."""
     examples: int | None = None
     """Examples per epoch; all training pictures if None."""
     ramp: float = 0.4

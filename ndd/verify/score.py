@@ -43,7 +43,7 @@ class PairEvidence:
     distance: 1 − cosine of the embeddings, in [0, 2]. hash_bits: Hamming distance of the 256-bit perceptual hashes, the
     least over the eight dihedral forms. geometry: None if the pair was not verified. identical: the same bytes.
     flat: one of the pictures is (nearly) a single colour, so nothing can be concluded. upright: the nearest of the eight
-    hash forms is the unturned one.
+    hash forms is the unturned one. hubness: mean of the two pictures', see `ndd.model.background`.
     """
 
     distance: float
@@ -52,6 +52,12 @@ class PairEvidence:
     identical: bool = False
     flat: bool = False
     upright: bool = True
+    hubness: float = 0.0
+
+    @property
+    def standout(self) -> float:
+        """By how much the two are nearer than they are to strangers anyway, in [-2, 2]."""
+        return 1.0 - self.distance - self.hubness
 
 
 def _cosine(e: PairEvidence, g: GeometricEvidence) -> float:
@@ -72,16 +78,17 @@ _VERIFIED: Mapping[str, Callable[[PairEvidence, GeometricEvidence], float]] = {
     # A caption that two pictures share agrees perfectly and explains little: only both together are worth much.
     "joint": lambda e, g: g.agreement * max(g.explained_left, g.explained_right),
     "cosine": _cosine,
+    "standout": lambda e, g: e.standout,
     "hash": _hash,
 }
 """Each grows with the evidence for a duplicate."""
 
 VERIFIED_FEATURES = tuple(_VERIFIED)
-UNVERIFIED_FEATURES = ("cosine", "hash")
+UNVERIFIED_FEATURES = ("cosine", "standout", "hash")
 
 
 def features(evidence: PairEvidence) -> Floats:
-    """(8,) VERIFIED_FEATURES of a pair with geometry, (2,) UNVERIFIED_FEATURES of one without."""
+    """(9,) VERIFIED_FEATURES of a pair with geometry, (3,) UNVERIFIED_FEATURES of one without."""
     geometry = evidence.geometry
     names = UNVERIFIED_FEATURES if geometry is None else VERIFIED_FEATURES
     return np.array([_VERIFIED[name](evidence, geometry or GeometricEvidence()) for name in names], np.float64)
@@ -91,10 +98,10 @@ DEFAULT_CALIBRATION: Mapping[str, Any] = {
     "version": 1,
     "source": "built-in",
     "features": list(VERIFIED_FEATURES),
-    "weights": [0.05, 0.7, 3.6, 8.7, 0.9, 6.9, 1.0, 2.0],
+    "weights": [0.05, 0.7, 3.6, 8.7, 0.9, 6.9, 1.0, 0.0, 2.0],
     "bias": -11.2,
     "prior": 0.5,
-    "unverified": {"features": list(UNVERIFIED_FEATURES), "weights": [12.0, 8.0], "bias": -9.0},
+    "unverified": {"features": list(UNVERIFIED_FEATURES), "weights": [12.0, 0.0, 8.0], "bias": -9.0},
 }
 """Used where a model directory has no calibration.json: fitted without a descriptor, so it trusts geometry and hash."""
 

@@ -105,7 +105,7 @@ def test_nearer_descriptors_and_hashes_never_lower_the_score(geometry: Geometric
 
 
 def by_hand(weights: list[float], bias: float) -> dict[str, Any]:
-    zero = [0.0] * (len(VERIFIED_FEATURES) - 2)
+    zero = [0.0] * (len(VERIFIED_FEATURES) - 3)
     return {
         "version": 1,
         "features": list(VERIFIED_FEATURES),
@@ -118,14 +118,14 @@ def by_hand(weights: list[float], bias: float) -> dict[str, Any]:
 
 def test_the_score_is_the_logistic_of_weighted_features() -> None:
     # cosine .6, hash 1 − 48/96 = .5: 2 · .6 + 4 · .5 − 3 = .2
-    scores = Scorer(by_hand([2.0, 4.0], -3.0)).score(
+    scores = Scorer(by_hand([2.0, 0.0, 4.0], -3.0)).score(
         [evidence(hash_bits=48), evidence(hash_bits=48, geometry=GeometricEvidence())]
     )
     np.testing.assert_allclose(scores, 1 / (1 + math.exp(-0.2)), rtol=1e-12)
 
 
 def test_another_prior_multiplies_the_odds() -> None:
-    scorer = Scorer(by_hand([2.0, 4.0], -3.0))
+    scorer = Scorer(by_hand([2.0, 0.0, 4.0], -3.0))
     pairs = [evidence(hash_bits=bits) for bits in (0, 30, 90)]
     before, after = scorer.score(pairs), scorer.with_prior(0.1).score(pairs)
     np.testing.assert_allclose(after / (1 - after), before / (1 - before) / 9.0, rtol=1e-9)
@@ -141,6 +141,14 @@ def test_features_follow_what_is_known() -> None:
     assert full[VERIFIED_FEATURES.index("inliers")] == pytest.approx(math.log(151))
     assert full[VERIFIED_FEATURES.index("hash")] == 1.0
     assert full[VERIFIED_FEATURES.index("cosine")] == pytest.approx(0.6)
+
+
+def test_what_is_near_to_everything_stands_out_less() -> None:
+    calibration = by_hand([0.0, 4.0, 0.0], -1.0)
+    # cosine .6: 4 · (.6 − .25) − 1 = .4
+    (plain, crowded) = Scorer(calibration).score([evidence(), evidence(hubness=0.25)])
+    assert crowded == pytest.approx(1 / (1 + math.exp(-0.4)))
+    assert plain == pytest.approx(1 / (1 + math.exp(-1.4)))
 
 
 @pytest.mark.parametrize(
