@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ndd.errors import StoreError
 from ndd.files import atomic_path
 from ndd.index.log import cannot_write
 
-__all__ = ["MANIFEST", "Manifest", "SnapshotName", "read_manifest", "write_manifest"]
+__all__ = ["MANIFEST", "Manifest", "SnapshotName", "checksum", "read_manifest", "write_manifest"]
 
 MANIFEST = "index.json"
 _FORMAT = 1
@@ -47,7 +48,7 @@ class Manifest:
 def write_manifest(root: Path, manifest: Manifest) -> None:
     """Make `manifest` the one that counts. Raises StoreFull or StoreError, and then the old one counts."""
     values = {"format": _FORMAT, **dataclasses.asdict(manifest)}
-    values["check"] = _check(values)
+    values["check"] = checksum(values)
     try:
         with atomic_path(root / MANIFEST) as temporary:
             temporary.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -81,7 +82,7 @@ def _parse(path: Path, content: bytes) -> Manifest:
             raise StoreError(
                 f"{path}: format {values['format']}, this ndd reads {_FORMAT}; upgrade ndd or make the index anew"
             )
-        if values.pop("check") != _check(values):
+        if values.pop("check") != checksum(values):
             raise StoreError(f"{path}: the checksum does not fit; restore the file from a copy")
         values.pop("format")
         if values["snapshot"] is not None:
@@ -93,5 +94,6 @@ def _parse(path: Path, content: bytes) -> Manifest:
         ) from error
 
 
-def _check(values: dict[str, Any]) -> int:
+def checksum(values: Mapping[str, Any]) -> int:
+    """CRC-32 of JSON values, `check` itself left out."""
     return zlib.crc32(json.dumps({k: v for k, v in values.items() if k != "check"}, sort_keys=True).encode())

@@ -21,6 +21,7 @@ from ndd.errors import StoreError
 from ndd.files import fsync_directory
 from ndd.index.ann import Proposer
 from ndd.index.log import cannot_write
+from ndd.index.manifest import checksum
 from ndd.index.table import Table
 
 __all__ = ["Opened", "read_snapshot", "write_snapshot"]
@@ -53,6 +54,7 @@ def write_snapshot(directory: Path, arrays: Mapping[str, NDArray[Any]], proposer
         files = {path.name: _sum(path) for path in sorted(directory.iterdir())}
         said = {"files": files, "rows": len(proposer), "dim": proposer.dim}
         said |= {"kind": proposer.kind, "trained_on": proposer.trained_on}
+        said["check"] = checksum(said)
         (directory / _LISTING).write_text(json.dumps(said, indent=1), encoding="utf-8")
         for path in directory.iterdir():
             _fsync(path)
@@ -68,6 +70,8 @@ def read_snapshot(directory: Path) -> Opened:
     """Open a snapshot; its vectors and names stay on disk. Raises StoreError if a file is missing or damaged."""
     try:
         said = json.loads((directory / _LISTING).read_text(encoding="utf-8"))
+        if said["check"] != checksum(said):
+            raise StoreError(f"{directory / _LISTING}: the checksum does not fit")
         for name, wanted in said["files"].items():
             if list(_sum(directory / name)) != wanted:
                 raise StoreError(f"{directory / name}: the checksum does not fit")
