@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,8 @@ DIM = 16
 DIGEST = "e" * 64
 
 
-def picture(
-    name: object, *, dim: int = DIM, vector: NDArray[np.float16] | None = None, keypoints: int = 3
-) -> KnownPicture:
+@functools.cache
+def picture(name: object, *, dim: int = DIM, keypoints: int = 3) -> KnownPicture:
     """A picture by name; its vector has unit length."""
     seed = hashlib.sha256(repr(name).encode()).digest()
     random = np.random.default_rng(int.from_bytes(seed[:8], "little"))
