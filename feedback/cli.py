@@ -119,7 +119,8 @@ def _push(arguments: argparse.Namespace) -> int:
 
     desk = Desk()
     url, token = desk.address()
-    pushed = push_all(desk, Server(url, token=token), arguments)
+    with Server(url, token=token) as server:
+        pushed = push_all(desk, server, arguments)
     print(f"{url}/projects/{pushed.project}/data?tab={pushed.view}")
     return 0
 
@@ -159,7 +160,8 @@ def _pull(arguments: argparse.Namespace) -> int:
 
     desk = Desk()
     url, token = desk.address()
-    pulled = pull(desk, Server(url, token=token))
+    with Server(url, token=token) as server:
+        pulled = pull(desk, server)
     print(
         f"{pulled.answers} answers, {pulled.withdrawn} withdrawn, {pulled.conflicts} pairs on which reviewers disagree"
     )
@@ -177,15 +179,15 @@ def _review(arguments: argparse.Namespace) -> int:
     desk, elsewhere = Desk(), bool(os.environ.get(URL))
     with stopped_by_signals(), nullcontext() if elsewhere else running(desk, port=arguments.port) as known:
         url, token = (known["url"], known["token"]) if known else desk.address()
-        server = Server(url, token=token)
-        pushed = push_all(desk, server, arguments)
-        print(f"review: {url}/projects/{pushed.project}/data?tab={pushed.view}")
-        if known:
-            print(f"login:  {known['user']}  password: {known['password']}")
-        else:
-            print(f"login:  your own; {TOKEN} is of {server.user()}")
-        print(f"answers are fetched every {arguments.every:g} s; Ctrl-C ends", flush=True)
-        collect(desk, server, every=arguments.every, say=_say)
+        with Server(url, token=token) as server:
+            pushed = push_all(desk, server, arguments)
+            print(f"review: {url}/projects/{pushed.project}/data?tab={pushed.view}")
+            if known:
+                print(f"login:  {known['user']}  password: {known['password']}")
+            else:
+                print(f"login:  your own; {TOKEN} is of {server.user()}")
+            print(f"answers are fetched every {arguments.every:g} s; Ctrl-C ends", flush=True)
+            collect(desk, server, every=arguments.every, say=_say)
     return 0
 
 

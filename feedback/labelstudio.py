@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 
@@ -36,18 +36,18 @@ class Server:
     def __init__(self, url: str, *, token: str) -> None:
         """token: a personal access token or a legacy one."""
         self.url = url.rstrip("/")
-        with warnings.catch_warnings():
-            # The SDK still declares some models in the way of pydantic 1.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            from label_studio_sdk import LabelStudio
-
-            self._http = httpx.Client(timeout=_TIMEOUT, follow_redirects=True, trust_env=not _is_local(self.url))
-            connect: Any = LabelStudio
-            self._api: Any = self._ask(lambda: connect(base_url=self.url, api_key=token, httpx_client=self._http))
+        self._http = httpx.Client(timeout=_TIMEOUT, follow_redirects=True, trust_env=not _is_local(self.url))
+        self._api: Any = self._ask(lambda: _connect(self.url, token, self._http))
 
     def close(self) -> None:
         """Close the connection."""
         self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def user(self) -> str:
         """E-mail address of the user the token belongs to."""
@@ -148,7 +148,10 @@ class Server:
         self._ask(lambda: self._api.tasks.delete(str(task)))
 
     def upload(self, project: int, name: str, content: bytes) -> str:
-        """Upload a file without making a task of it; the address at which the server hands it out, without its host."""
+        """Upload a picture without making a task of it; the address at which the server hands it out, without its host.
+
+        project: one whose tasks hold a single picture; Label Studio takes uploads for no other.
+        """
         answer = self._ask(
             lambda: self._http.post(
                 f"{self.url}/api/projects/{project}/import?commit_to_project=false",
@@ -180,10 +183,13 @@ class Server:
         )
 
     def _ask(self, call: Callable[[], T]) -> T:
-        from label_studio_sdk.core.api_error import ApiError
+        from label_studio_sdk.core.api_error import ApiError  # light; the package itself is not
 
         try:
-            return call()
+            with warnings.catch_warnings():
+                # The SDK still calls pydantic 2 in the way of pydantic 1 here and there.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                return call()
         except ApiError as error:
             raise LabelStudioError(f"{self.url}: {_reason(error.status_code, error.body)}") from error
         except httpx.HTTPStatusError as error:
@@ -196,6 +202,13 @@ class Server:
             ) from error
         except ValueError as error:  # an answer that is no JSON: something else listens there
             raise LabelStudioError(f"{self.url}: not the answer of a Label Studio server ({error})") from error
+
+
+def _connect(url: str, token: str, http: httpx.Client) -> Any:
+    from label_studio_sdk import LabelStudio
+
+    connect: Any = LabelStudio
+    return connect(base_url=url, api_key=token, httpx_client=http)
 
 
 def _plain_task(task: Any) -> dict[str, Any]:

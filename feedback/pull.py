@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from feedback.desk import Desk
@@ -38,7 +37,7 @@ def pull(desk: Desk, server: Server, *, tasks: Iterable[int] | None = None) -> P
             return Pulled()
         listed = server.tasks(project) if tasks is None else _read(server, project, tasks)
         before = desk.decisions.load()
-        fresh = follow(listed, before, project=tag, users=server.users(), now=datetime.now(UTC))
+        fresh = follow(listed, before, project=tag, users=server.users())
         desk.decisions.extend(decision for decision, _ in fresh)
         desk.note((decision.decision_id, note) for decision, note in fresh)
         desk.decisions.extend(panel(desk.decisions.load(), project=tag))

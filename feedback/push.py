@@ -19,7 +19,7 @@ from ndd.data.queue import QueuedPair
 from ndd.select import Candidates, select
 from ndd.types import Draw
 
-__all__ = ["Pushed", "choose", "label_config", "open_project", "push"]
+__all__ = ["Pushed", "choose", "label_config", "of_queue", "open_project", "open_store", "push"]
 
 _BATCH = 25
 TITLE = "Near-duplicates"
@@ -71,6 +71,7 @@ def push(
     """
     with desk.held():
         project, view = open_project(desk, server, reviewers=reviewers)
+        store = open_store(desk, server) if pictures == "upload" else 0
         if pictures == "local":
             server.serve_folder(project, previews.folder.resolve())
         waiting = desk.queue.waiting()
@@ -81,7 +82,7 @@ def push(
         batch: list[dict[str, Any]] = []
         for pair in _most_urgent(fresh, limit):
             try:
-                links = _links(pair, previews, server, project, pictures)
+                links = _links(pair, previews, server, store, pictures)
             except PictureRefused as error:
                 done.refused.append(str(error))
                 continue
@@ -111,6 +112,17 @@ def open_project(desk: Desk, server: Server, *, reviewers: int = 1) -> tuple[int
     view = server.view(project, view_of(reviewers=reviewers))
     server.view(project, conflicts_view())
     return project, view
+
+
+def open_store(desk: Desk, server: Server) -> int:
+    """The project that holds uploaded pictures, made if it is missing: without tasks, and of no interest to reviewers."""
+    tag = f"ndd-pictures:{desk.project_tag}"
+    return server.project(tag) or server.create_project(
+        title=f"{TITLE}: pictures",
+        description=f"Holds the pictures of the project {TITLE}; there is nothing to label here. [{tag}]",
+        label_config='<View><Image name="picture" value="$picture"/></View>',
+        reviewers=1,
+    )
 
 
 def label_config() -> str:
@@ -160,11 +172,11 @@ def of_queue(pairs: Sequence[QueuedPair]) -> Candidates:
     )
 
 
-def _links(pair: QueuedPair, previews: Previews, server: Server, project: int, pictures: str) -> Links:
+def _links(pair: QueuedPair, previews: Previews, server: Server, store: int, pictures: str) -> Links:
     ends = ((pair.left_id, pair.left_uri), (pair.right_id, pair.right_uri))
     files = [previews.picture(id, uri) for id, uri in ends] + [previews.together(pair.pair_id, ends)]
     if pictures == "upload":
-        left, right, aligned = (server.upload(project, file.name, file.read_bytes()) for file in files)
+        left, right, aligned = (server.upload(store, file.name, file.read_bytes()) for file in files)
     else:
         base = "/data/local-files/?d=pictures" if pictures == "local" else pictures.rstrip("/")
         left, right, aligned = (f"{base}/{file.name}" for file in files)

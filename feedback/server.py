@@ -24,7 +24,7 @@ from ndd.files import make_directory
 __all__ = ["executable", "free_port", "running"]
 
 _USER = "review@localhost.localdomain"
-_PATIENCE = 300.0
+_PATIENCE = 900.0
 """Seconds the first start may take: it makes the database."""
 _QUIET = {
     "COLLECT_ANALYTICS": "False",

@@ -63,7 +63,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What one annotation says. key: `TASK.ANNOTATION`; user: the number of whoever changed it last."""
+    """What one annotation says. key: `TASK.ANNOTATION`; user: the number of whoever gave it."""
 
     key: str
     verdict: Verdict
@@ -170,13 +170,12 @@ def follow(
     *,
     project: str,
     users: Mapping[int, str],
-    now: datetime,
 ) -> list[tuple[Decision, str]]:
     """The decisions that bring the store up to what the tasks say now, each with its note; none if it is up to date.
 
     decisions: all that the store holds, oldest record first. An annotation that changed supersedes what it said before;
-    one that is gone from a task that is still there, or was skipped after all, is withdrawn at `now`. A task that is
-    gone takes nothing back: clearing a project is no change of mind.
+    one that is gone from a task that is still there, or was skipped after all, is withdrawn. A task that is gone takes
+    nothing back: clearing a project is no change of mind.
     """
     source = project_source(project)
     last = {d.source.removeprefix(source): d for d in decisions if is_ours(d, project)}
@@ -193,7 +192,7 @@ def follow(
         gone = {key for key in last if key.startswith(f"{task['id']}.")} - {answer.key for answer in there}
         for key in sorted(gone):
             if last[key].verdict is not Verdict.WITHDRAWN and last[key].pair_id == question.pair_id:
-                fresh.append((_withdrawn(last[key], now), ""))
+                fresh.append((_withdrawn(last[key]), ""))
     return fresh
 
 
@@ -224,14 +223,15 @@ def _decision(question: Question, answer: Answer, reviewer: str, source: str, be
     )
 
 
-def _withdrawn(before: Decision, now: datetime) -> Decision:
+def _withdrawn(before: Decision) -> Decision:
+    # Nobody knows when it was deleted. Were it now, it would also silence what the reviewer has said since.
     return Decision(
         left_id=before.left_id,
         right_id=before.right_id,
         verdict=Verdict.WITHDRAWN,
         relation=None,
         reviewer=before.reviewer,
-        time=max(now, before.time + timedelta(microseconds=1)),
+        time=before.time + timedelta(microseconds=1),
         embedding_digest=before.embedding_digest,
         scorer_digest=before.scorer_digest,
         draw=before.draw,
@@ -283,7 +283,7 @@ def _choice(value: Any, kind: Any) -> Any:
 
 
 def _user(annotation: Mapping[str, Any]) -> int:
-    for name in ("updated_by", "completed_by"):
+    for name in ("completed_by", "updated_by"):
         value = annotation.get(name)
         value = value.get("id") if isinstance(value, dict) else value
         if value is not None:
