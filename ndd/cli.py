@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ndd import threshold_cli
 from ndd.errors import NddError
 from ndd.index_cli import add_index_commands
 
@@ -99,6 +100,10 @@ def _parser() -> argparse.ArgumentParser:
     decide.add_argument("--reviewer", metavar="NAME", help="who says so (default: the user logged in)")
     decide.add_argument("--model", metavar="DIR", help="model whose digests the decision carries")
     decide.set_defaults(run=_decide)
+
+    threshold = commands.add_parser("threshold", help="choose a threshold from your own answers, at a stated precision")
+    threshold_cli.add_arguments(threshold)
+    threshold.set_defaults(run=threshold_cli.run)
     return parser
 
 
@@ -134,6 +139,7 @@ def add_embed_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_judging_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--relation", choices=RELATIONS, help="the loosest relation that counts as a duplicate")
     parser.add_argument("--precision", type=float, metavar="Q", help="wanted precision of the accepted pairs")
+    parser.add_argument("--threshold", type=float, metavar="T", help="accept from this score instead (`ndd threshold`)")
     parser.add_argument("--verify", choices=("keypoints", "none"), help="how candidates are verified")
     parser.add_argument(
         "--model", metavar="DIR", help="model directory (default: NDD_MODEL, the champion, the shipped one)"
@@ -152,7 +158,7 @@ def config_of(arguments: argparse.Namespace) -> FindConfig:
     """The settings that were given, over the defaults. Raises ConfigError."""
     from ndd.config import FindConfig
 
-    names = ("relation", "precision", "floor", "neighbours", "verify")
+    names = ("relation", "precision", "threshold", "floor", "neighbours", "verify")
     given = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
     return FindConfig.from_dict(given)
 

@@ -214,6 +214,8 @@ class FindConfig(Config):
     """The loosest relation that counts as a duplicate."""
     precision: float = 0.99
     """Wanted precision of the accepted pairs: the threshold follows from it (see `ndd.verify.score`)."""
+    threshold: float | None = None
+    """Score from which pairs are accepted, instead of the one that follows from `precision` (see `ndd.threshold`)."""
     floor: float = 0.01
     """Pairs with a lower score are not written."""
     neighbours: int = 12
@@ -228,6 +230,9 @@ class FindConfig(Config):
 
     def __post_init__(self) -> None:
         check(0.0 < self.precision < 1.0, f"precision must lie between 0 and 1, got {self.precision}")
+        check(
+            self.threshold is None or 0.0 <= self.threshold <= 1.0, f"threshold must lie in 0…1, got {self.threshold}"
+        )
         check(0.0 <= self.floor <= 1.0, f"floor must lie in 0…1, got {self.floor}")
         check(self.neighbours >= 1, f"neighbours must be at least 1, got {self.neighbours}")
         check(0.0 < self.max_distance <= 2.0, f"max_distance must lie in 0…2, got {self.max_distance}")

@@ -84,7 +84,8 @@ class _Judge:
         prior = estimate_prior(scores, prior=self.scorer.prior)
         found = _Candidates(left, right, evidence, self.scorer.with_prior(prior).score(evidence))
         # A pair that is likelier distinct is not accepted, even where many sure ones would make up for it.
-        threshold = max(threshold_for_precision(found.scores, self.config.precision), 0.5)
+        asked = self.config.threshold
+        threshold = max(threshold_for_precision(found.scores, self.config.precision), 0.5) if asked is None else asked
         rows = [self._row(found, at, threshold) for at in range(len(found.left))]
         accepted = [row for row in rows if row.duplicate]
         rows = [row for row in rows if row.duplicate or row.score >= self.config.floor]
