@@ -23,6 +23,8 @@ COMMANDS = {
     "ingest": "list pictures with content ids and splits; pack them for training",
     "train": "train a model",
     "evaluate": "judge a model on an album with known truth: figures, pictures, one page",
+    "retrain": "learn from what reviewers said, and promote the result if it is better",
+    "promote": "make a challenger the champion, if it takes nothing away; or go back",
     "calibrate": "fit the probabilities of a model's scores",
     "export": "write the network of a model directory for the processor, in 8-bit integers",
     "bench": "measure a model on an album with known truth",

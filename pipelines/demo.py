@@ -26,7 +26,7 @@ from ndd.types import image_id
 from pipelines.album import Album, AlbumImage, Photo, build_album, read_album
 from pipelines.edits import FAMILIES
 
-__all__ = ["Judgement", "add_arguments", "build_demo_album", "judge", "run", "table"]
+__all__ = ["Judgement", "add_arguments", "build_demo_album", "judge", "photographs", "run", "table"]
 
 _SKIMAGE, _SKLEARN, _MATPLOTLIB = "skimage/data", "sklearn/datasets/images", "matplotlib/mpl-data/sample_data"
 _COPIED = (
@@ -154,6 +154,11 @@ def judge(album: Album, groups: Sequence[GroupRow]) -> Judgement:
     )
     order = [*FAMILIES, _EXACT]
     return Judgement({name: families[name] for name in sorted(families, key=order.index)}, tuple(missed), mixed)
+
+
+def photographs() -> list[Photo]:
+    """The sixteen photographs of the demo. Raises UsageError if a package with photographs is missing."""
+    return [_photo(path) for path in (*_COPIED, *_SINGLE)]
 
 
 def _photo(path: str) -> Photo:
