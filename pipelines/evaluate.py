@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,10 +81,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(args: argparse.Namespace, found: Evaluation) -> int:
-    found.metrics["command"] = "python -m pipelines evaluate " + " ".join(sys.argv[2:])
+    from pipelines.evaluate_page import write_page
+    from pipelines.evaluate_pictures import draw
+
+    found.metrics["command"] = "python -m pipelines evaluate " + " ".join(shlex.quote(text) for text in sys.argv[2:])
+    pictures = draw(found, args.out / "pictures")
+    text = json.dumps(found.metrics, indent=2, default=_plain) + "\n"
     with atomic_path(args.out / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(found.metrics, indent=2, default=_plain) + "\n", encoding="utf-8")
-    sys.stdout.write(f"figures: {args.out / 'metrics.json'}\n")
+        temporary.write_text(text, encoding="utf-8")
+    page = write_page(args.out / "evaluation.html", found.metrics, pictures)
+    sys.stdout.write(f"{page}\n")
     return 0
 
 
