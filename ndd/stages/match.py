@@ -21,6 +21,9 @@ QUALITY = 50
 """Least PDQ quality (0…100) at which a hash may propose a pair: below, the picture has too little structure and many
 hashes coincide (Facebook, "The TMK+PDQF video-hashing algorithm and the PDQ image-hashing algorithm", 2019, §PDQ quality)."""
 
+_WIDER = 3
+"""So many times the neighbours are looked at where hubs are moved back among them. On an album of edited copies the true
+pairs among 25 neighbours rose from .952 to .960 (of whitened descriptors), among 50 from .972 to .978."""
 _BYTES = 64 * 2**20
 
 
@@ -38,15 +41,19 @@ class Matcher:
         hash_bits: int,
         side_M: NDArray[np.integer] | None = None,
         content_M: NDArray[np.integer] | None = None,
+        hubness_M: NDArray[np.floating] | None = None,
     ) -> None:
         """side: 0 or 1; if given, only pairs between the sides are proposed. content: equal numbers mean equal bytes,
-        which need no proposal (default: all differ)."""
+        which need no proposal (default: all differ). hubness: see `ndd.model.background`; a picture that is near to
+        everything is a neighbour only where it is nearer than that (default: none is)."""
         count = len(vectors_MD)
         self._vectors, self._hashes = vectors_MD, hashes_MF32
         self._neighbours, self._max_distance, self._bits = neighbours, max_distance, hash_bits
         self._side = np.zeros(count, np.int64) if side_M is None else np.asarray(side_M, np.int64)
         self._content = np.arange(count) if content_M is None else np.asarray(content_M)
         self._sharp = np.asarray(quality_M) >= QUALITY
+        self._hubness = np.zeros(count) if hubness_M is None else np.asarray(hubness_M, np.float64)
+        self._wide = neighbours if hubness_M is None else _WIDER * neighbours
         sides = (0,) if side_M is None else (0, 1)
         # What a picture of side s is compared with: its own side, or the other one.
         self._pools = {side: _Pool(self, np.flatnonzero(self._side == sides[-1 - side])) for side in sides}
@@ -76,14 +83,16 @@ class _Pool:
         self._binary.add(np.ascontiguousarray(matcher._hashes[self._sharp, 0]))
 
     def by_vector(self, asked: Rows) -> Rows:
-        """(P, 2) the nearest `neighbours` of each, no farther than max_distance."""
+        """(P, 2) the nearest `neighbours` of each, no farther than max_distance, hubs moved back."""
         of = self._of
         # A picture finds its own bytes once: itself, or on the other side its one representative.
-        nearest = self._flat.search(of._vectors[asked], k=of._neighbours + 1)
-        found = np.where(nearest.rows < 0, asked[:, None], self.rows[nearest.rows])
-        good = (nearest.rows >= 0) & (of._content[found] != of._content[asked][:, None])
+        nearest = self._flat.search(of._vectors[asked], k=of._wide + 1)
+        order = np.argsort(nearest.distances + of._hubness[self.rows[nearest.rows]], axis=1, kind="stable")
+        rows, distances = (np.take_along_axis(of_all, order, axis=1) for of_all in (nearest.rows, nearest.distances))
+        found = np.where(rows < 0, asked[:, None], self.rows[rows])
+        good = (rows >= 0) & (of._content[found] != of._content[asked][:, None])
         good &= np.cumsum(good, axis=1) <= of._neighbours
-        good &= nearest.distances <= of._max_distance
+        good &= distances <= of._max_distance
         line, column = np.nonzero(good)
         return np.stack([asked[line], found[line, column]], axis=1)
 

@@ -206,6 +206,7 @@ class MatchWork:
             hash_bits=config.hash_bits,
             side_M=album.numbers("side")[nodes] if task.sided else None,
             content_M=album.contents()[nodes],
+            hubness_M=album.table.column("hubness").to_numpy()[nodes],
         )
 
     def __call__(self, batch: Batch) -> Counts:

@@ -63,6 +63,21 @@ def test_candidates_are_those_of_plain_loops(bits: int, sided: bool) -> None:
     assert found
 
 
+def test_hubs_stand_back_behind_what_is_nearer_than_they_usually_are() -> None:
+    p = Pictures(seed=3)
+    hubness = np.random.default_rng(5).uniform(0, 0.5, COUNT)
+    matcher = p.matcher(hubness_M=hubness, max_distance=2.0, hash_bits=0)
+    expected = set()
+    for a in range(COUNT):
+        near = {b: float(cosine_distance(p.vectors[[a]], p.vectors[[b]])[0]) for b in range(COUNT) if b != a}
+        wide = sorted(near, key=lambda b: (near[b], b))[:12]
+        expected |= {(min(a, b), max(a, b)) for b in sorted(wide, key=lambda b: near[b] + hubness[b])[:4]}
+    found = pairs_of(matcher, np.arange(COUNT))
+    assert found - {(b - 60, b) for b in range(60, 80)} <= expected
+    assert expected <= found
+    assert found != pairs_of(p.matcher(max_distance=2.0, hash_bits=0), np.arange(COUNT))
+
+
 def test_turned_copies_are_proposed_by_their_hash_alone() -> None:
     p = Pictures(seed=1)
     p.quality[:] = 100
