@@ -205,11 +205,42 @@ def _train(args: argparse.Namespace) -> int:
     return _said(bench_train.table(figures), figures, args.json)
 
 
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    parser.add_argument("--album", type=Path, help="a folder or tar with groups.csv, instead of the development album")
+    parser.add_argument("--model", type=Path, help="model directory (default: as everywhere)")
+    parser.add_argument("--seconds", type=float, help="of each measurement in each round (8), of the soak (600)")
+    parser.add_argument("--rounds", type=int, default=3, help="times that each is measured, in turns (3)")
+    parser.add_argument("--soak", action="store_true", help="mixed work for ten minutes instead: memory and errors")
+    parser.add_argument("--rate", type=float, default=20.0, help="requests per second of the soak (20)")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the server")
+    parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="keeps albums (runs/bench)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file too")
+
+
+def _serve(args: argparse.Namespace) -> int:
+    """the server beside the bare detector and plain FastAPI, in turns; --soak: ten minutes of mixed work"""
+    from ndd.model.directory import resolve
+    from pipelines import bench_serve, bench_soak
+    from pipelines.accuracy import open_album
+
+    data = data_folder(args.data) if args.album is None else None
+    work = bench_serve.workload(open_album(args.album, data, work=args.work, seed=args.seed), seed=args.seed)
+    model, settings = resolve(args.model), args.set
+    if args.soak:
+        figures = bench_soak.soak(work, model=model, seconds=args.seconds or 600.0, rate=args.rate, settings=settings)
+        return _said(bench_soak.table(figures), figures, args.json)
+    seconds = args.seconds or 8.0
+    figures = bench_serve.measure(work, model=model, seconds=seconds, rounds=args.rounds, settings=settings)
+    return _said(bench_serve.table(figures), figures, args.json)
+
+
 _BENCHES: Mapping[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "accuracy": (_add_accuracy, _accuracy),
     "album": (_add_album, _album),
     "embed": (_add_embed, _embed),
     "find": (_add_find, _find),
+    "serve": (_add_serve, _serve),
     "stn": (_add_stn, _stn),
     "train": (_add_train, _train),
 }

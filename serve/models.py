@@ -93,11 +93,11 @@ class Models:
                 stamp = await asyncio.to_thread(_stamp, self._reference)
                 if stamp == self._stamp:
                     return
+                self._stamp = stamp  # also of one that cannot be loaded: it is tried once, not for ever
                 fresh = await asyncio.to_thread(self._load, self._reference)
             except NddError as error:
                 self._said_no(f"{type(error).__name__}: it cannot be loaded")
                 return
-            self._stamp = stamp
             await self._change_to(fresh)
 
     async def _change_to(self, fresh: Engine) -> None:

@@ -1,4 +1,4 @@
-"""People's standing decisions, looked up by pair; the log is read again when it has grown."""
+"""People's standing decisions, looked up by picture; the log is read again when it has grown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import threading
 
 from ndd.data.decisions import DecisionStore
-from ndd.types import Decision, ImageId, Relation, Verdict, pair_id
+from ndd.types import Decision, ImageId, Relation, Verdict
 
 __all__ = ["Rulings"]
 
@@ -17,18 +17,24 @@ class Rulings:
     def __init__(self, store: DecisionStore) -> None:
         self.store = store
         self._stamp: tuple[int, int] | None = None
-        self._current: dict[str, Decision] = {}
+        self._by_picture: dict[ImageId, list[Decision]] = {}
         self._mutex = threading.Lock()
 
-    def on(self, a: ImageId, b: ImageId, *, loosest: Relation) -> Verdict | None:
-        """The standing word on two pictures. Duplicates only in a looser relation than counts here are distinct."""
-        decision = self._read().get(pair_id(a, b)) if a != b else None
-        if decision is None:
-            return None
-        looser = decision.relation is not None and not decision.relation.within(loosest)
-        return Verdict.DISTINCT if decision.verdict is Verdict.DUPLICATE and looser else decision.verdict
+    def concern(self, id: ImageId) -> bool:
+        """True if anybody has a standing word on a pair with this picture."""
+        return id in self._read()
 
-    def _read(self) -> dict[str, Decision]:
+    def duplicates_of(self, id: ImageId, *, loosest: Relation) -> list[ImageId]:
+        """The pictures that a person called duplicates of this one, in a relation that counts."""
+        return [
+            decision.right_id if decision.left_id == id else decision.left_id
+            for decision in self._read().get(id, ())
+            if decision.verdict is Verdict.DUPLICATE
+            and (decision.relation is None or decision.relation.within(loosest))
+        ]
+
+    def _read(self) -> dict[ImageId, list[Decision]]:
+        """Standing decisions by picture."""
         try:
             status = os.stat(self.store.path)
         except FileNotFoundError:
@@ -36,5 +42,9 @@ class Rulings:
         stamp = (status.st_ino, status.st_size)
         with self._mutex:
             if stamp != self._stamp:
-                self._current, self._stamp = self.store.current(), stamp
-            return self._current
+                by_picture: dict[ImageId, list[Decision]] = {}
+                for decision in self.store.current().values():
+                    by_picture.setdefault(decision.left_id, []).append(decision)
+                    by_picture.setdefault(decision.right_id, []).append(decision)
+                self._by_picture, self._stamp = by_picture, stamp
+            return self._by_picture

@@ -131,7 +131,7 @@ class Found(BaseModel):
     distance: float
     evidence: dict[str, Any]
     metadata: dict[str, Any]
-    decided: VerdictName | None = Field(description="a person's standing word on the pair")
+    decided: Literal["duplicate", "distinct"] | None = Field(description="a person's standing word on the pair")
 
 
 class QueryAnswer(BaseModel):

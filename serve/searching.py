@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from ndd.detector import Detector
 from ndd.index.store import IndexStore
 from ndd.known import KnownPicture
-from ndd.types import Match, Verdict
+from ndd.types import Match
 from ndd.verify.score import PairEvidence, relation_of
 from serve.engine import digests_of
 from serve.errors import ApiError
@@ -26,34 +27,42 @@ _UNKNOWN_BITS = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """A picture of the index and what it is to the one asked about. decided: a person's standing word."""
+    """A picture of the index and what it is to the one asked about. A person's word is in the match already."""
 
     id: str
     known: KnownPicture
     metadata: Mapping[str, Any]
     match: Match
-    decided: Verdict | None = None
-
-    @property
-    def duplicate(self) -> bool:
-        """What a person said, else what the score says."""
-        if self.decided in (Verdict.DUPLICATE, Verdict.DISTINCT):
-            return self.decided is Verdict.DUPLICATE
-        return self.match.duplicate
 
 
 def by_picture(detector: Detector, store: IndexStore, known: KnownPicture, *, k: int, rulings: Rulings) -> list[Hit]:
-    """The `k` likeliest duplicates: those a person confirmed first, those a person ruled out last."""
-    hits = []
-    for id, match in _search(detector, store, known, k):
+    """The `k` likeliest duplicates: those a person confirmed first, near or not, those a person ruled out last."""
+    decisions = rulings.store if rulings.concern(known.id) else None  # reading them all costs more than the search
+    found = detector.search(store, known, k=k, decisions=decisions)
+    ids = {id for id, _ in found}
+    confirmed = rulings.duplicates_of(known.id, loosest=detector.config.relation)
+    far = [id for image in confirmed for id in store.with_image(image) if id not in ids]
+    hits = [*_far(detector, store, known, far), *_near(store, found)]
+    return hits[:k]
+
+
+def _far(detector: Detector, store: IndexStore, known: KnownPicture, ids: Sequence[str]) -> Iterator[Hit]:
+    """Duplicates by a person's word that the search alone would not have looked at."""
+    for id in ids:
         entry = store.get(id)
-        if entry is None:  # removed meanwhile
-            continue
-        other = known_of(entry.picture)
-        decided = rulings.on(known.id, other.id, loosest=detector.config.relation)
-        hits.append(Hit(id=id, known=other, metadata=entry.metadata, match=match, decided=decided))
-    order = {Verdict.DUPLICATE: 0, Verdict.DISTINCT: 2}
-    return sorted(hits, key=lambda hit: order.get(hit.decided, 1) if hit.decided else 1)
+        if entry is not None:
+            other = known_of(entry.picture)
+            match = detector.match(known, other)
+            evidence = {**match.evidence, "decision": "duplicate"}
+            match = dataclasses.replace(match, duplicate=True, evidence=evidence)
+            yield Hit(id=id, known=other, metadata=entry.metadata, match=match)
+
+
+def _near(store: IndexStore, found: Sequence[tuple[str, Match]]) -> Iterator[Hit]:
+    for id, match in found:
+        entry = store.get(id)
+        if entry is not None:  # else it was removed meanwhile
+            yield Hit(id=id, known=known_of(entry.picture), metadata=entry.metadata, match=match)
 
 
 def by_vector(detector: Detector, store: IndexStore, vector_1D: NDArray[np.float16], *, k: int) -> list[Hit]:
@@ -97,7 +106,7 @@ def answer(detector: Detector, hits: Sequence[Hit]) -> dict[str, Any]:
     """The body of /v1/query."""
     best = hits[0] if hits else None
     return {
-        "duplicate": best is not None and best.duplicate,
+        "duplicate": best is not None and best.match.duplicate,
         "score": None if best is None else best.match.score,
         "relation": None if best is None else best.match.relation,
         "matches": [_match(hit) for hit in hits],
@@ -116,17 +125,10 @@ def _match(hit: Hit) -> dict[str, Any]:
         "id": hit.id,
         "image_id": hit.known.id,
         "score": hit.match.score,
-        "duplicate": hit.duplicate,
+        "duplicate": hit.match.duplicate,
         "relation": hit.match.relation,
         "distance": hit.match.distance,
         "evidence": dict(hit.match.evidence),
         "metadata": dict(hit.metadata),
-        "decided": hit.decided,
+        "decided": hit.match.evidence.get("decision"),
     }
-
-
-def _search(detector: Detector, store: IndexStore, known: KnownPicture, k: int) -> list[tuple[str, Match]]:
-    near = [hit.id for hit in store.query(known.vector, k=k)[0]]
-    near += [id for id in store.near_hashes(known.hashes, bits=detector.config.hash_bits, k=k) if id not in near]
-    found = [(id, detector.match(known, store.known(id))) for id in near]
-    return sorted(found, key=lambda item: (-item[1].score, item[1].distance, item[0]))[:k]
