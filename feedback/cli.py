@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from feedback.desk import Desk
     from feedback.labelstudio import Server
     from feedback.push import Pushed
-    from feedback.runs import FindRun
+    from ndd.candidates import FindRun
 
 __all__ = ["main"]
 
@@ -127,10 +127,11 @@ def _push(arguments: argparse.Namespace) -> int:
 
 def push_all(desk: Desk, server: Server, arguments: argparse.Namespace) -> Pushed:
     """Choose among the pairs of the runs, push, and say what was done."""
-    from feedback import push, runs
+    from feedback import push
     from feedback.pictures import Previews
+    from ndd.candidates import read_candidates
 
-    found: list[FindRun] = [runs.read(directory) for directory in arguments.runs]
+    found: list[FindRun] = [read_candidates(directory) for directory in arguments.runs]
     for run in found:
         new = push.choose(desk, run, count=arguments.count, audit_share=arguments.audit, seed=arguments.seed)
         lost = f"; {run.lost} left out, whose files changed" if run.lost else ""

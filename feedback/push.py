@@ -13,8 +13,8 @@ import numpy as np
 from feedback.desk import Desk
 from feedback.labelstudio import Server
 from feedback.pictures import PictureRefused, Previews
-from feedback.runs import FindRun
 from feedback.tasks import Links, conflicts_view, prediction_of, question_of, task_of, view_of
+from ndd.candidates import FindRun
 from ndd.data.queue import QueuedPair
 from ndd.select import Candidates, select
 from ndd.types import Draw

@@ -53,7 +53,7 @@ def test_the_interval_covers_what_it_promises() -> None:
         seen = random.binomial(draws, share, size=3000) / draws
         covered = [low <= share <= high for low, high in (wilson(float(s), draws) for s in seen)]
         assert 0.92 < np.mean(covered) < 0.995
-    assert wilson(1.0, 10)[1] == 1.0
+    assert wilson(1.0, 10)[1] == pytest.approx(1.0)
 
 
 def test_the_last_retraining_is_told(tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
-from feedback import push, runs
+from feedback import push
 from feedback.desk import Desk
 from feedback.labelstudio import Server
 from feedback.pictures import Previews
-from feedback.runs import FindRun
 from feedback.server import free_port, running
+from ndd.candidates import FindRun, read_candidates
 from ndd.config import FindConfig
 from ndd.find import FindRequest, find
 from ndd.local import LocalRunner
@@ -138,7 +138,7 @@ def found(album: Path) -> FindRun:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NDD_HOME", str(album.parent / "home"))
         find(FindRequest(paths=[album], out=out, config=FindConfig(floor=0.0)), LocalRunner(workers=2))
-    return runs.read(out)
+    return read_candidates(out)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,10 @@ def look_at(page: Page, album: Path, task: dict[str, Any]) -> None:
     boxes = []
     for at, side in enumerate(("left", "right")):
         original = decode((album / name_of(task, side)).read_bytes()).pixels
-        assert shows(pictures.nth(at), original), f"{name_of(task, side)} is not to be seen"
+        until = time.monotonic() + 20
+        while not shows(pictures.nth(at), original):
+            assert time.monotonic() < until, f"{name_of(task, side)} is not to be seen"
+            page.wait_for_timeout(300)
         boxes.append(pictures.nth(at).bounding_box())
     left, right = boxes
     assert left is not None and right is not None

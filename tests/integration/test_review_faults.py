@@ -17,8 +17,8 @@ import pytest
 from feedback.desk import Desk
 from feedback.labelstudio import LabelStudioError, Server
 from feedback.pull import Pulled, pull
-from feedback.runs import FindRun
 from feedback.server import free_port
+from ndd.candidates import FindRun
 from ndd.types import Verdict
 from tests.integration.review_studio import Studio, push_links, tasks_of, wait_until
 

@@ -15,10 +15,10 @@ from feedback.desk import Desk
 from feedback.labelstudio import LabelStudioError
 from feedback.pictures import Previews
 from feedback.pull import Pulled, pull
-from feedback.runs import FindRun
 from feedback.server import free_port
 from feedback.status import status
 from feedback.webhook import HEADER, secret_of
+from ndd.candidates import FindRun
 from ndd.types import Draw, Relation, Verdict
 from tests.integration.review_studio import Studio, push_links, tasks_of, wait_until
 

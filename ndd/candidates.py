@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ndd.data.queue import QueuedPair
 from ndd.data.scan import scan
-from ndd.errors import InputError
+from ndd.errors import InputError, ModelError
 from ndd.find import listing_table
 from ndd.model.directory import describe
 from ndd.runs import PRIVATE, read_run
@@ -26,7 +26,7 @@ from ndd.tables import PairRow, read_pairs
 from ndd.types import ImageId
 from ndd.verify.score import PairEvidence, Scorer
 
-__all__ = ["FindRun", "read"]
+__all__ = ["FindRun", "read_candidates"]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -77,7 +77,7 @@ class FindRun:
         )
 
 
-def read(directory: str | os.PathLike[str]) -> FindRun:
+def read_candidates(directory: str | os.PathLike[str]) -> FindRun:
     """The pairs of the complete run in `directory`. Raises InputError if there is none, SchemaError, StoreError."""
     out = Path(directory)
     if not (out / "run.json").is_file():
@@ -151,8 +151,12 @@ def _by_descriptor(rows: Sequence[PairRow], run: dict[str, Any]) -> NDArray[np.f
     """P(duplicate) had nothing been verified, under the run's prior; None if the run's model is gone."""
     try:
         scorer = Scorer(describe(run["model"]["directory"]).calibration, prior=float(run["prior"]))
-    except (InputError, KeyError, TypeError, OSError):
+    except (ModelError, KeyError, TypeError, OSError):
         return None
-    return scorer.score(
-        [PairEvidence(distance=row.distance, hash_bits=int(row.evidence.get("hash_bits", 256))) for row in rows]
-    )
+    return scorer.score([_bare(row) for row in rows])
+
+
+def _bare(row: PairRow) -> PairEvidence:
+    """A pair as it was before it was verified."""
+    bits, hubness = int(row.evidence.get("hash_bits", 256)), float(row.evidence.get("hubness", 0.0))
+    return PairEvidence(distance=row.distance, hash_bits=bits, hubness=hubness)
