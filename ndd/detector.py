@@ -105,6 +105,10 @@ class Detector:
         content = self._content(image)
         try:
             return Decoded(content=content, reading=self.decoder.read(content))
+        except DecodeError as error:
+            if not isinstance(image, str | os.PathLike):
+                raise
+            raise DecodeError(f"{os.fspath(image)}: {error.reason}", stage=error.stage) from None
         except (MemoryError, OSError, ValueError, ArithmeticError, RuntimeError) as error:
             # A decoder met something nobody foresaw: it costs this picture, as in a search, and no other.
             raise DecodeError(f"unexpected {type(error).__name__}: {error}"[:300]) from error

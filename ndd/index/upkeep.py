@@ -231,6 +231,7 @@ def metadata_of(put: Put) -> dict[str, Any]:
 def _has_outgrown(view: View, settings: Settings) -> bool:
     table, proposer = view.table, view.proposer
     wanted = settings.limits.kind(table.living)
-    if _KINDS.index(wanted) > _KINDS.index(proposer.kind):
+    # Twice as many: vectors that did not suit the wanted kind are not tried again at each snapshot.
+    if _KINDS.index(wanted) > _KINDS.index(proposer.kind) and table.living > 2 * proposer.trained_on:
         return True
     return proposer.kind != "exact" and (table.living > 4 * proposer.trained_on or 2 * table.living < len(table))

@@ -14,65 +14,56 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 
 from ndd.errors import StoreFull
-from ndd.index.ann import Limits
 from ndd.index.store import IndexStore, Settings
-from tests.ndd.data.builders import child_environment
+from tests.ndd.data.builders import ROOT, child_environment
 from tests.ndd.index.builders import DIGEST, entry, picture, store_at
-
-SETTINGS = {
-    "log_bytes": 30_000,
-    "frame_bytes": 6_000,
-    "call_bytes": 20_000,
-    "tail_bytes": 40_000,
-    "waste_bytes": 20_000,
-}
-SMALL = Settings(limits=Limits(exact=30, scalar=60), **SETTINGS)
-
-CHILD = """
-import json, random, sys
-from ndd.index.ann import Limits
-from ndd.index.store import IndexStore, Settings
-from tests.ndd.index.builders import entry
-root, seed = sys.argv[1], int(sys.argv[2])
-settings = Settings(limits=Limits(exact=30, scalar=60), **json.loads(sys.argv[3]))
-moments = random.Random(seed)
-def say(*words):
-    print(json.dumps(words), flush=True)
-store = IndexStore.open(root, settings=settings)
-say("ready")
-while True:
-    what = moments.choice(["add"] * 6 + ["replace"] * 2 + ["remove"] * 4 + ["snapshot", "compact"])
-    ids = moments.sample([f"p{i}" for i in range(90)], moments.randint(1, 12))
-    if what == "add":
-        ids = [id for id in ids if id not in store]
-    name = str(moments.random())
-    say("begin", what, ids, name)
-    if what in ("add", "replace"):
-        store.add([entry(id, id + name, by=name) for id in ids], replace=what == "replace")
-    elif what == "remove":
-        store.remove(ids)
-    else:
-        getattr(store, what)()
-    say("end")
-"""
+from tests.ndd.index.forks import SMALL
 
 
-def run_and_kill(root: Path, seed: int, after: float) -> Iterator[tuple[str, list[str], str, bool]]:
+class Children:
+    """Children of one process that writes to indexes; see `tests.ndd.index.forks`."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "tests.ndd.index.forks"]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=child_environment(), cwd=ROOT
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+        assert self._process.returncode == 0
+
+    def start(self, *task: object) -> Iterator[list[Any]]:
+        """What the child of a task says, up to its end; a line it did not finish was not said."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(task).encode() + b"\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            # Death may cut a word short; what the parent says follows on the same line.
+            said = json.loads(line[max(0, line.rfind(b'["died"')) :])
+            yield said
+            if said[0] == "died":
+                return
+
+
+def run_and_kill(children: Children, root: Path, seed: int, after: float) -> Iterator[tuple[str, list[str], str, bool]]:
     """What a child did until it was killed: (what, ids, name, acknowledged)."""
-    command = [sys.executable, "-c", CHILD, str(root), str(seed), json.dumps(SETTINGS)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, env=child_environment())
-    assert child.stdout is not None
-    assert json.loads(child.stdout.readline()) == ["ready"], "the index opens after every kill"
+    talk = children.start("mix", str(root), seed)
+    word, pid = next(talk)
+    assert word == "ready", "the index opens after every kill"
     time.sleep(after)
-    child.send_signal(signal.SIGKILL)
-    lines = child.stdout.read().decode().split("\n")[:-1]
-    assert child.wait() == -signal.SIGKILL
-    child.stdout.close()
-    said = [json.loads(line) for line in lines]
+    os.kill(pid, signal.SIGKILL)
+    *said, last = talk
+    assert last == ["died", -signal.SIGKILL]
     for i in range(0, len(said), 2):
         _, what, ids, name = said[i]
         yield what, ids, name, i + 1 < len(said)
@@ -103,7 +94,7 @@ def holds(store: IndexStore, model: dict[str, str]) -> bool:
     return True
 
 
-def survive(root: Path, *, kills: int, seed: int) -> dict[str, int]:
+def survive(children: Children, root: Path, *, kills: int, seed: int) -> dict[str, int]:
     """Kill a writing child again and again; how often each operation was interrupted."""
     store_at(root, settings=SMALL).close()
     moments = random.Random(seed)
@@ -114,7 +105,7 @@ def survive(root: Path, *, kills: int, seed: int) -> dict[str, int]:
     for kill in range(kills):
         candidates = [model]
         state = "none"
-        for what, ids, name, acknowledged in run_and_kill(root, seed + kill, moments.uniform(0.0, 0.4)):
+        for what, ids, name, acknowledged in run_and_kill(children, root, seed + kill, moments.uniform(0.0, 0.4)):
             after = apply(model, what, ids, name)
             model, candidates, state = (after, [after], "none") if acknowledged else (model, [model, after], what)
             done += 1
@@ -135,34 +126,15 @@ def survive(root: Path, *, kills: int, seed: int) -> dict[str, int]:
 
 
 def test_killed_at_random_moments_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
-    survive(tmp_path / "index", kills=4, seed=1)
+    with Children() as children:
+        survive(children, tmp_path / "index", kills=4, seed=1)
 
 
 @pytest.mark.slow
 def test_killed_a_hundred_times_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
-    interrupted = survive(tmp_path / "index", kills=100, seed=1000)
+    with Children() as children:
+        interrupted = survive(children, tmp_path / "index", kills=100, seed=1000)
     assert all(interrupted[what] for what in ("add", "remove", "compact")), interrupted
-
-
-STEPS = """
-import os, signal, sys
-from ndd.index.store import IndexStore
-from tests.ndd.index.builders import entry
-store = IndexStore.open(sys.argv[1])
-calls = 0
-def counted(function):
-    def call(*args, **kwargs):
-        global calls
-        calls += 1
-        if calls == int(sys.argv[3]):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*args, **kwargs)
-    return call
-for name in ("fsync", "replace", "pwrite", "mkdir", "unlink", "ftruncate"):
-    setattr(os, name, counted(getattr(os, name)))
-{"snapshot": store.snapshot, "compact": store.compact, "add": lambda: store.add([entry("c"), entry("d")]),
- "remove": lambda: store.remove(["a", "b"])}[sys.argv[2]]()
-"""
 
 
 @pytest.mark.slow
@@ -170,26 +142,26 @@ for name in ("fsync", "replace", "pwrite", "mkdir", "unlink", "ftruncate"):
 def test_killed_before_each_step_to_the_disk_the_index_is_whole(tmp_path: Path, what: str) -> None:
     """Every system call that changes the disk, one after the other."""
     after = {"add": ["a", "b", "c", "d"], "remove": []}.get(what, ["a", "b"])
-    for step in range(1, 100):
-        root = tmp_path / str(step)
-        with store_at(root) as store:
-            store.add([entry("a"), entry("gone"), entry("b")])
-            store.snapshot()
-            store.remove(["gone"])
-        command = [sys.executable, "-c", STEPS, str(root), what, str(step)]
-        code = subprocess.run(command, env=child_environment(), check=False).returncode
-        with IndexStore.open(root) as store:
-            assert store.ids() in (["a", "b"], after), step
-            assert store.check() == len(store)
-            number = store.info()["next_number"]
-            store.add([entry("e")])
-            assert store.info()["next_number"] == number + 1 >= 5
-            assert store.known("e").id == picture("e").id
-        assert not [p.name for p in root.iterdir() if p.match(".ndd-*")]
-        if code == 0:
-            assert step > 1
-            return
-        assert code == -signal.SIGKILL
+    with Children() as children:
+        for step in range(1, 100):
+            root = tmp_path / str(step)
+            with store_at(root) as store:
+                store.add([entry("a"), entry("gone"), entry("b")])
+                store.snapshot()
+                store.remove(["gone"])
+            ((_, status),) = children.start("step", str(root), what, step)
+            with IndexStore.open(root) as store:
+                assert store.ids() in (["a", "b"], after), step
+                assert store.check() == len(store)
+                number = store.info()["next_number"]
+                store.add([entry("e")])
+                assert store.info()["next_number"] == number + 1 >= 5
+                assert store.known("e").id == picture("e").id
+            assert not [p.name for p in root.iterdir() if p.match(".ndd-*")]
+            if status == 0:
+                assert step > 1
+                return
+            assert status == -signal.SIGKILL
     pytest.fail("there was no end to the steps")
 
 
