@@ -54,7 +54,7 @@ def write_page(path: Path, metrics: Mapping[str, Any], pictures: Pictures) -> Pa
         suites=[of["page"] for of in metrics.get("suites", {}).values()],
         figures=pictures.figures,
         missed=pictures.missed,
-        false=pictures.false,
+        mistaken=pictures.false,
         stn=pictures.stn,
         settings=tuple(_settings(metrics)),
         command=metrics.get("command", ""),

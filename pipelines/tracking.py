@@ -160,8 +160,8 @@ class Registry:
         client.set_terminated(run.info.run_id)
         return version
 
-    def log(self, name: str, *, figures: Mapping[str, float], files: Path, experiment: str) -> str:
-        """A finished run `name` with figures as metrics and the folder `files` as artifacts; its id."""
+    def log(self, name: str, *, figures: Mapping[str, float], files: Sequence[Path], experiment: str) -> str:
+        """A finished run `name` with figures as metrics and files and folders as artifacts; its id."""
         from mlflow.entities import Metric
 
         client, now = self._client, int(time.time() * 1000)
@@ -169,7 +169,11 @@ class Registry:
         metrics = [Metric(key, float(value), now, 0) for key, value in figures.items() if math.isfinite(value)]
         for start in range(0, len(metrics), 1000):
             client.log_batch(run.info.run_id, metrics=metrics[start : start + 1000])
-        client.log_artifacts(run.info.run_id, str(files))
+        for path in files:
+            if path.is_dir():
+                client.log_artifacts(run.info.run_id, str(path), artifact_path=path.name)
+            else:
+                client.log_artifact(run.info.run_id, str(path))
         client.set_terminated(run.info.run_id)
         return str(run.info.run_id)
 
