@@ -189,6 +189,31 @@ def _album(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_loop(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    parser.add_argument("--model", type=Path, help="model directory (default: as everywhere)")
+    parser.add_argument(
+        "--photos", type=int, default=80, help="photographs of each of the three albums, up to 130 (80)"
+    )
+    parser.add_argument("--without", default="mixture", metavar="FAMILY", help="the family not seen before (mixture)")
+    parser.add_argument("--seeds", type=int, default=3, help="repetitions (3)")
+    parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="keeps albums and searches (runs/bench)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file too")
+    parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw the curves")
+
+
+def _loop(args: argparse.Namespace) -> int:
+    """what labels are worth: F1 by their number for three ways of choosing, the ground truth as reviewer"""
+    from pipelines import bench_loop
+
+    albums = bench_loop.albums(
+        data_folder(args.data), args.work, photos=args.photos, without=args.without, seed=args.seed
+    )
+    runs = [bench_loop.search(album, model=args.model) for album in albums]
+    figures = bench_loop.measure(runs, albums, seeds=range(args.seeds), plot=args.plot)
+    return _said(bench_loop.table(figures), figures, args.json)
+
+
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--blocks", type=int, default=10, help="of each side, in turns (10)")
     parser.add_argument("--steps", type=int, default=12, help="in a block (12)")
@@ -235,11 +260,32 @@ def _serve(args: argparse.Namespace) -> int:
     return _said(bench_serve.table(figures), figures, args.json)
 
 
+def _add_index(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=int, default=100_000, help="vectors in the index (100,000)")
+    parser.add_argument("--dim", type=int, default=256, help="numbers per vector (256)")
+    parser.add_argument("--queries", type=int, default=400, help="how often is asked (400)")
+    parser.add_argument("--unordered", action="store_true", help="vectors without clusters")
+    parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="where the index is built (runs/bench)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file too")
+
+
+def _index(args: argparse.Namespace) -> int:
+    """the index store in process: opening, one query, recall beside exact search, adding one picture"""
+    from pipelines import bench_index
+
+    figures = bench_index.measure(
+        args.work, images=args.images, dim=args.dim, queries=args.queries, clustered=not args.unordered
+    )
+    return _said(bench_index.table(figures), figures, args.json)
+
+
 _BENCHES: Mapping[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "accuracy": (_add_accuracy, _accuracy),
     "album": (_add_album, _album),
     "embed": (_add_embed, _embed),
     "find": (_add_find, _find),
+    "index": (_add_index, _index),
+    "loop": (_add_loop, _loop),
     "serve": (_add_serve, _serve),
     "stn": (_add_stn, _stn),
     "train": (_add_train, _train),
