@@ -45,6 +45,10 @@ def _parser() -> argparse.ArgumentParser:
     pull = commands.add_parser("pull", help="make decisions of the answers")
     pull.set_defaults(run=_pull)
 
+    answer = commands.add_parser("answer", help="stand in for people: answer by the known truth of an album")
+    answer.add_argument("album", metavar="ALBUM", help="folder with the pictures and groups.csv (image, group)")
+    answer.set_defaults(run=_answer)
+
     review = commands.add_parser(
         "review", help="start Label Studio on this machine, push, and collect answers until stopped"
     )
@@ -130,13 +134,15 @@ def push_all(desk: Desk, server: Server, arguments: argparse.Namespace) -> Pushe
     from feedback import push
     from feedback.pictures import Previews
     from ndd.candidates import read_candidates
+    from ndd.home import home
 
     found: list[FindRun] = [read_candidates(directory) for directory in arguments.runs]
     for run in found:
         new = push.choose(desk, run, count=arguments.count, audit_share=arguments.audit, seed=arguments.seed)
         lost = f"; {run.lost} left out, whose files changed" if run.lost else ""
         print(f"{run.directory}: {new} pairs chosen of {len(run.candidates)}{lost}")
-    roots = [*arguments.root, *(os.fspath(root) for run in found for root in run.roots)]
+    # Below the index lie the pictures that the server was sent and is unsure about.
+    roots = [*arguments.root, *(os.fspath(root) for run in found for root in run.roots), home().index]
     pushed = push.push(
         desk,
         server,
@@ -166,6 +172,21 @@ def _pull(arguments: argparse.Namespace) -> int:
     print(
         f"{pulled.answers} answers, {pulled.withdrawn} withdrawn, {pulled.conflicts} pairs on which reviewers disagree"
     )
+    return 0
+
+
+def _answer(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from feedback.desk import Desk
+    from feedback.labelstudio import Server
+    from feedback.standin import REVIEWER, answer_by_truth
+
+    desk = Desk()
+    url, token = desk.address()
+    with Server(url, token=token) as server:
+        done = answer_by_truth(desk, server, Path(arguments.album))
+    print(f"{done} tasks answered by the truth of {arguments.album}, as {REVIEWER}: no person looked at them")
     return 0
 
 

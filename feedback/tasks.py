@@ -26,6 +26,7 @@ __all__ = [
     "is_ours",
     "project_source",
     "question_of",
+    "result_of",
     "task_of",
     "view_of",
 ]
@@ -270,8 +271,13 @@ def _about(pair: QueuedPair, *, audit: bool) -> str:
     return " · ".join(words)
 
 
+def result_of(verdict: Verdict) -> list[dict[str, Any]]:
+    """What the labelling screen writes for an answer."""
+    return [_chosen(verdict)]
+
+
 def _chosen(verdict: str) -> dict[str, Any]:
-    return {"from_name": "verdict", "to_name": "left", "type": "choices", "value": {"choices": [verdict]}}
+    return {"from_name": "verdict", "to_name": "left", "type": "choices", "value": {"choices": [str(verdict)]}}
 
 
 def _choice(value: Any, kind: Any) -> Any:

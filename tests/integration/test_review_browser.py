@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+import feedback.cli
+import ndd.cli
 from ndd.images import decode
 from ndd.tables import read_groups
 from ndd.types import Relation, Verdict
@@ -27,19 +27,31 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1500)]
 KEYS = {Verdict.DUPLICATE: "1", Verdict.DISTINCT: "2", Verdict.UNSURE: "3"}
 
 
-def command(studio: Studio, *arguments: str) -> str:
-    environment = os.environ | studio.environment | {"NDD_HOME": str(studio.home)}
-    done = subprocess.run([sys.executable, "-m", *arguments], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+class Shell:
+    """The commands as a person types them, in this process: each import of the network would take seconds."""
 
+    def __init__(self, studio: Studio, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+        for name, value in (studio.environment | {"NDD_HOME": str(studio.home)}).items():
+            patch.setenv(name, value)
 
-def find(studio: Studio, album: Path, out: Path) -> list[set[str]]:
-    command(studio, "ndd.cli", "find", str(album), "--out", str(out), "--floor", "0")
-    groups: dict[int, set[str]] = {}
-    for row in read_groups(out / "groups.parquet"):
-        groups.setdefault(row.group, set()).add(row.path)
-    return list(groups.values())
+    def feedback(self, *arguments: str) -> str:
+        return self._run(feedback.cli.main, arguments)
+
+    def find(self, album: Path, out: Path) -> list[set[str]]:
+        """The groups found."""
+        self._run(ndd.cli.main, ["find", str(album), "--out", str(out), "--floor", "0"])
+        groups: dict[int, set[str]] = {}
+        for row in read_groups(out / "groups.parquet"):
+            groups.setdefault(row.group, set()).add(row.path)
+        return list(groups.values())
+
+    def _run(self, main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> str:
+        self._capsys.readouterr()
+        code = main(list(arguments))
+        said = self._capsys.readouterr()
+        assert code == 0, said.err
+        return said.out
 
 
 def together(groups: list[set[str]], a: str, b: str) -> bool:
@@ -125,10 +137,18 @@ def photograph(path: str) -> str:
     return Path(path).stem.split("-")[0]
 
 
-def test_a_person_labels_pairs_and_find_obeys(studio: Studio, browser: Browser, album: Path, tmp_path: Path) -> None:
+def test_a_person_labels_pairs_and_find_obeys(
+    studio: Studio,
+    browser: Browser,
+    album: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shell = Shell(studio, monkeypatch, capsys)
     out = tmp_path / "found"
-    find(studio, album, out)
-    printed = command(studio, "feedback", "push", str(out), "--count", "12", "--audit", "0.5", "--root", str(album))
+    shell.find(album, out)
+    printed = shell.feedback("push", str(out), "--count", "12", "--audit", "0.5", "--root", str(album))
     address = printed.strip().splitlines()[-1]
     desk = studio.desk()
     waiting = {pair.pair_id for pair in desk.queue.waiting()}
@@ -168,12 +188,12 @@ def test_a_person_labels_pairs_and_find_obeys(studio: Studio, browser: Browser, 
     assert [url for url in asked if not url.startswith((studio.known["url"], "blob:", "data:"))] == []
 
     assert said.keys() == waiting
-    assert f"{len(said)} answers" in command(studio, "feedback", "pull")
+    assert f"{len(said)} answers" in shell.feedback("pull")
     current = desk.decisions.current()
     assert {pair: current[pair].verdict for pair in said} == {pair: verdict for pair, (verdict, _, _) in said.items()}
     assert {d.relation for d in current.values() if d.verdict is Verdict.DUPLICATE} == {Relation.EDITED}
     assert desk.queue.waiting() == []
-    assert json.loads(command(studio, "feedback", "status", "--json"))["reviewers"] == {studio.known["user"]: len(said)}
+    assert json.loads(shell.feedback("status", "--json"))["reviewers"] == {studio.known["user"]: len(said)}
 
     # A decision is about contents: it is obeyed under other names, too.
     moved = tmp_path / "moved"
@@ -181,8 +201,8 @@ def test_a_person_labels_pairs_and_find_obeys(studio: Studio, browser: Browser, 
     for path in sorted(moved.rglob("*.png")):
         path.rename(path.with_name(f"renamed {path.name}"))
     for groups, rename in (
-        (find(studio, album, tmp_path / "again"), str),
-        (find(studio, moved, tmp_path / "else"), renamed),
+        (shell.find(album, tmp_path / "again"), str),
+        (shell.find(moved, tmp_path / "else"), renamed),
     ):
         for verdict, left, right in said.values():
             if verdict is not Verdict.UNSURE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from feedback.labelstudio import LabelStudioError
 from feedback.pictures import Previews
 from feedback.pull import Pulled, pull
 from feedback.server import free_port
+from feedback.standin import REVIEWER, answer_by_truth
 from feedback.status import status
 from feedback.webhook import HEADER, secret_of
 from ndd.candidates import FindRun
@@ -243,6 +245,25 @@ def test_a_webhook_fetches_what_it_names(studio: Studio, desk: Desk, found: Find
             assert pair not in desk.decisions.current()
         finally:
             listener.terminate()
+
+
+def test_the_truth_can_stand_in_for_people(
+    studio: Studio, desk: Desk, found: FindRun, album: Path, tmp_path: Path
+) -> None:
+    server, copy = studio.server(), tmp_path / "copy"
+    shutil.copytree(album, copy)
+    images = [path for path in sorted(copy.rglob("*")) if path.is_file()]
+    rows = [f"{path.relative_to(copy)},{path.stem.split('-')[0]}" for path in images]
+    (copy / "groups.csv").write_text("\n".join(["image,group", *rows]) + "\n")
+    push_links(desk, server, found)
+    asked = {pair.pair_id: pair for pair in desk.queue.waiting()}
+    assert answer_by_truth(desk, server, copy) == 8
+    assert answer_by_truth(desk, server, copy) == 0
+    assert pull(desk, server) == Pulled(answers=8)
+    for pair, decision in desk.decisions.current().items():
+        names = {Path(uri).stem.split("-")[0] for uri in (asked[pair].left_uri, asked[pair].right_uri)}
+        assert (decision.verdict is Verdict.DUPLICATE) == (len(names) == 1)
+        assert decision.reviewer == REVIEWER  # nobody takes it for a person's word
 
 
 def test_status_as_text_json_and_page(studio: Studio, desk: Desk, found: FindRun, tmp_path: Path) -> None:
