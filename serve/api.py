@@ -198,9 +198,16 @@ def _keeping(service: Service, pictures: Pictures, settings: Settings, needs: Ne
         headers = {"Content-Security-Policy": "sandbox", "Content-Disposition": "attachment"}
         return Response(await service.picture(id), media_type="application/octet-stream", headers=headers)
 
-    @router.post("/decisions", response_model=schemas.Decided, status_code=201, dependencies=[needs("write")])
-    async def decide(said: schemas.DecisionFields) -> Response:
+    @router.post(
+        "/decisions",
+        response_model=schemas.Decided,
+        status_code=201,
+        dependencies=[needs("write")],
+        openapi_extra=openapi.DECIDE,
+    )
+    async def decide(request: Request) -> Response:
         """Record a person's word about two pictures; queries obey it from now on."""
+        said = valid(schemas.DecisionFields, (await read_payload(request)).values)
         return JSONResponse(await service.decide(said), 201)
 
     return router

@@ -33,7 +33,7 @@ def build(args: Mapping[str, Any]) -> Any:
         "max_queued_requests": settings.queued,
         "graceful_shutdown_timeout_s": SHUTDOWN_SECONDS,
         "health_check_period_s": 5.0,
-        "ray_actor_options": {"num_cpus": 1.0, "num_gpus": settings.gpus if settings.topology == "one" else 0.0},
+        "ray_actor_options": {"num_cpus": 1.0, "num_gpus": settings.gpus},
         # Ray's own log of accesses names paths and knows no keys; ours stands beside it.
         "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
     }

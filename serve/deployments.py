@@ -1,7 +1,7 @@
-"""The roles as Ray Serve deployments.
+"""The roles as a Ray Serve deployment.
 
-On one machine ONE replica class composes ingress, embedder, searcher and verifier in its own process: a hop between
-deployments costs more than all of it but the network. `topology: split` puts the embedding into a deployment of its own.
+ONE replica class composes ingress, embedder, searcher and verifier in its own process: a hop between deployments costs more
+than all of it but the network (`docs/adr/0005-serving.md`). More replicas share one index on one disk.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ class Server:
 
     def __init__(self, settings: Mapping[str, Any], keys: tuple[Key, ...]) -> None:
         from serve.logs import log_as_json
+        from serve.loopback import keep_inside
         from serve.service import Service
 
         log_as_json()
+        keep_inside()
         self._settings = Settings.from_dict(settings)
         self._keys = keys
         self._service = Service(self._settings)

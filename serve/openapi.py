@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from serve import schemas
 
-__all__ = ["ADD", "ADDED", "BATCH", "COMPARE", "METRICS", "PICTURE", "PROBLEMS", "QUERY", "UNKNOWN", "finish"]
+__all__ = ["ADD", "ADDED", "BATCH", "COMPARE", "DECIDE", "METRICS", "PICTURE", "PROBLEMS", "QUERY", "UNKNOWN", "finish"]
 
 
 def _tiny(shift: int) -> str:
@@ -26,7 +26,7 @@ def _tiny(shift: int) -> str:
 _ONE, _OTHER = _tiny(0), _tiny(1)
 _HEAD = _ONE[:16]
 
-_BASE64 = {
+_BASE64: dict[str, Any] = {
     "title": "A picture file in base64",
     "description": "The bytes of a JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, HEIC or PNM file.",
     "type": "string",
@@ -51,7 +51,17 @@ _BY_URL = {
     "properties": {"url": {"type": "string", "format": "uri"}},
 }
 _PICTURE = {"$ref": "#/components/schemas/Picture"}
-_FILE = {"type": "string", "format": "binary", "contentMediaType": "image/*"}
+_FILE = {"title": "a picture file", "type": "string", "format": "binary", "contentMediaType": "image/*"}
+_PART = {"anyOf": [_FILE, *_BASE64["anyOf"][:2]]}
+"""A part of a form: a file, or a text field in base64."""
+EXAMPLE_ID = "photo-1"
+_ID = {
+    "type": "string",
+    "anyOf": [
+        {"title": "the id of the examples", "enum": [EXAMPLE_ID]},
+        {"title": "any id", "type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[^\\x00-\\x1f\\x7f]+$"},
+    ],
+}
 _EXAMPLES = [{"base64": _ONE}, {"base64": _OTHER}]
 
 
@@ -74,7 +84,35 @@ def _body(
 
 COMPARE = _body(schemas.CompareFields, ("a", "b"), {"a": _EXAMPLES[0], "b": _EXAMPLES[1]})
 QUERY = _body(schemas.QueryFields, ("image",), {"image": _EXAMPLES[0], "k": 5}, optional=True)
-ADD = _body(schemas.AddFields, ("image",), {"image": _EXAMPLES[0], "id": "photo-1", "metadata": {"album": "holidays"}})
+ADD = _body(schemas.AddFields, ("image",), {"image": _EXAMPLES[0], "id": EXAMPLE_ID, "metadata": {"album": "holidays"}})
+ADD["requestBody"]["content"]["application/json"]["schema"]["properties"]["id"] = _ID
+ADD["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]["id"] = _ID
+
+
+def _decision(left: str, right: str) -> dict[str, Any]:
+    """A decision that names its pictures by these two fields."""
+    fields = schemas.DecisionFields.model_json_schema()
+    others = {"left", "right", "left_id", "right_id"} - {left, right}
+    named = (
+        _ID if left == "left" else {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "sha256 of a file"}
+    )
+    rest = {name: value for name, value in fields["properties"].items() if name not in others}
+    properties = {**rest, left: named, right: named}
+    required = [left, right, *fields["required"]]
+    return {"type": "object", "additionalProperties": False, "required": required, "properties": properties}
+
+
+DECIDE = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"anyOf": [_decision("left_id", "right_id"), _decision("left", "right")]},
+                "example": {"left_id": "0" * 64, "right_id": "1" * 64, "verdict": "distinct", "reviewer": "ann"},
+            }
+        },
+    }
+}
 BATCH = {
     "requestBody": {
         "required": True,
@@ -140,6 +178,9 @@ def finish(app: FastAPI, *, urls: bool) -> None:
             for path, calls in said["paths"].items():
                 for call in calls.values():
                     _settle(call, secured=path.startswith("/v1/"))
+            # Whoever tries the calls in this order finds the example in the index, and removes it last.
+            last = said["paths"].pop("/v1/images/{id}")
+            said["paths"]["/v1/images/{id}"] = last
         return app.openapi_schema or {}
 
     app.openapi = described  # type: ignore[method-assign]
@@ -158,4 +199,7 @@ def _settle(call: dict[str, Any], *, secured: bool) -> None:
     """Names that links can use, and who needs a key."""
     if secured:
         call["security"] = [{"key": []}]
+    for parameter in call.get("parameters", ()):
+        if parameter["name"] == "id":
+            parameter["schema"] = _ID
     call["responses"].pop("422", None)  # FastAPI's own form of it; ours is among 4XX

@@ -126,14 +126,10 @@ class Settings(Config):
     """Share of the comparisons that the challenger scores too."""
     watch_seconds: float = 2.0
     """How often the model is looked up again; 0 never."""
-    topology: Literal["one", "split"] = "one"
-    """`one`: every replica does everything in its own process. `split`: embedding in a deployment of its own."""
     replicas: int = 1
-    """Replicas of the server."""
-    embedders: int = 1
-    """Replicas of the embedding deployment; `split` only."""
+    """Replicas of the server; each does everything in its own process."""
     gpus: float = 0.0
-    """GPUs of each replica that embeds."""
+    """GPUs of each replica."""
     threads: int = 0
     """Threads that work on pictures in each replica; 0: one per core."""
     ongoing: int = 256
@@ -156,7 +152,7 @@ class Settings(Config):
         check(0.0 <= self.canary <= 1.0, f"canary lies in 0…1, got {self.canary}")
         check(self.canary == 0.0 or self.challenger is not None, "canary wants a challenger; name a model directory")
         check(self.watch_seconds >= 0, f"watch_seconds is 0 or more, got {self.watch_seconds}")
-        for name in ("replicas", "embedders", "ongoing", "queued"):
+        for name in ("replicas", "ongoing", "queued"):
             check(getattr(self, name) >= 1, f"{name} must be positive, got {getattr(self, name)}")
         alone = self.new_embedding == "refuse" or self.replicas == 1
         check(alone, "new_embedding=migrate wants replicas=1: several would move the same index at once")

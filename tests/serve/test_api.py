@@ -188,7 +188,7 @@ def test_a_batch_in_one_json_and_its_bad_lines(server: Running, pictures: Pictur
         ("/v1/images", {"json": {"id": "a\nb", "image": {"base64": ""}}}, 422, "bad_field"),
         ("/v1/decisions", {"json": {"verdict": "perhaps"}}, 422, "bad_field"),
         ("/v1/decisions", {"json": {"verdict": "distinct", "left": "nobody", "right": "nothing"}}, 404, "unknown_id"),
-        ("/v1/decisions", {"content": b"{"}, 422, "bad_field"),
+        ("/v1/decisions", {"content": b"{"}, 415, "media_type"),
         ("/v1/nothing", {"json": {}}, 404, "not_found"),
         ("/healthz", {"json": {}}, 405, "method"),
     ],
