@@ -107,8 +107,8 @@ def loop_cpu() -> TrainConfig:
         ramp=0.0,
         holdout=0.1,
         freeze_batchnorm=True,
-        # Its descriptors are whitened already; the background must be of the new network.
-        finish=FinishConfig(whitening=0.0),
+        # Its descriptors are whitened already.
+        finish=FinishConfig(background=0, whitening=0.0, inherit=True),
     )
 
 

@@ -57,7 +57,7 @@ def locally(
     )
     if not finished(state):
         return None
-    return _conclude(state, data, out, engine="local", workers=1, device=device)
+    return _conclude(state, data, out, engine="local", workers=1, device=device, init=args.init)
 
 
 def on_ray(
@@ -82,7 +82,7 @@ def on_ray(
     if state is None or not finished(state):
         tracked.end("KILLED")
         return None
-    summary = _conclude(state, data, out, engine="ray", workers=args.workers, device=device)
+    summary = _conclude(state, data, out, engine="ray", workers=args.workers, device=device, init=args.init)
     summary["version"] = tracked.register(out / "model", tags={"run": out.name, "data_digest": data.digest})
     tracked.end("FINISHED")
     return summary
@@ -135,7 +135,7 @@ def _saved(config: TrainConfig, out: Path) -> TrainState | None:
 
 
 def _conclude(
-    state: TrainState, data: TrainData, out: Path, *, engine: str, workers: int, device: str
+    state: TrainState, data: TrainData, out: Path, *, engine: str, workers: int, device: str, init: Path | None
 ) -> dict[str, Any]:
     """Write the model directory, unless an earlier call did, and say what came out."""
     model = out / "model"
@@ -143,7 +143,8 @@ def _conclude(
         card = model_card(state, data=data.facts(), engine=engine, workers=workers, device=device)
         network = final_model(state, out)
         rows = data.split.training
-        background = finish(network, data.store.open(), rows, state.config.finish, seed=state.config.seed)
+        settings, seed = state.config.finish, state.config.seed
+        background = finish(network, data.store.open(), rows, settings, seed=seed, init=init)
         checkpoint.save(model, network, card=card, background=background)
     said = describe(model)
     return {

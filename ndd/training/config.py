@@ -97,7 +97,15 @@ class FinishConfig(Config):
     whitening: float = 0.75
     """Each principal direction of the descriptors is divided by its standard deviation to this power; 0 leaves them."""
 
+    inherit: bool = False
+    """Keep the background of the model that the run starts from: for a fine-tuning that hardly moves it, on pictures too few
+    for one of their own."""
+
     def __post_init__(self) -> None:
+        check(
+            not self.inherit or self.background == 0,
+            f"finish.inherit keeps a background and finish.background is {self.background} to make one; set one of them",
+        )
         check(self.background >= 0, f"finish.background must not be negative, got {self.background}")
         check(0 <= self.whitening <= 1, f"finish.whitening must lie in 0…1, got {self.whitening}")
         check(

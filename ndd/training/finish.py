@@ -5,6 +5,8 @@ Shapes: N pictures, D numbers per vector.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,12 +26,21 @@ _LEAST = 4
 
 @torch.no_grad()
 def finish(
-    model: SiameseEmbedder, images_NHW3: Pictures, rows: Indexes, config: FinishConfig, *, seed: int
+    model: SiameseEmbedder,
+    images_NHW3: Pictures,
+    rows: Indexes,
+    config: FinishConfig,
+    *,
+    seed: int,
+    init: Path | None = None,
 ) -> Background | None:
     """Whiten `model` in place and give its background, both from at most `config.background` of the pictures `rows`.
 
-    The pictures are those it was trained on: what is known about them is not news. None where `config` wants neither.
+    The pictures are those it was trained on: what is known about them is not news. None where `config` wants neither. init:
+    the model directory that the run started from, whose background `config.inherit` keeps.
     """
+    if config.inherit and init is not None:
+        return Background.load(init, dim=model.config.dim)
     if config.background == 0:
         return None
     chosen = np.sort(np.random.default_rng([seed, 0x57]).permutation(rows)[: config.background])
