@@ -81,45 +81,31 @@ def of_table(path: Path, left_out: Counter[str]) -> Iterator[AuditLabel]:
 def of_run(path: Path, search: Path, left_out: Counter[str]) -> tuple[list[AuditLabel], float]:
     """The audit's answers in a file of decisions, with the scores that a finished search gives those pairs; and the search's
     threshold. Answers to candidates of another model are left out: those were drawn from other pairs."""
+    from ndd.candidates import read_candidates
     from ndd.data.decision_rows import read_decisions
     from ndd.data.decisions import settle
     from ndd.runs import read_run
     from ndd.types import Draw, Verdict
 
-    said = read_run(search)
-    scores = _scores(search)
+    known = read_candidates(search)
+    pictures, ends = known.candidates.pictures, (known.candidates.left, known.candidates.right)
+    scores = {
+        tuple(sorted((pictures[left], pictures[right]))): row.score
+        for row, left, right in zip(known.rows, *ends, strict=True)
+    }
     labels = []
     for decision in settle(read_decisions(path)).values():
         score = scores.get((decision.left_id, decision.right_id))
         if decision.draw is not Draw.AUDIT:
             left_out["not drawn for an audit"] += 1
-        elif decision.embedding_digest != said["digests"]["embedding"]:
+        elif decision.embedding_digest != known.embedding_digest:
             left_out["drawn with another model"] += 1
         elif score is None:
             left_out["not among the run's pairs"] += 1
         else:
             duplicate = decision.verdict is Verdict.DUPLICATE
             labels.append(AuditLabel(score=score, duplicate=duplicate, p_draw=decision.p_draw))
-    return labels, float(said["threshold"])
-
-
-def _scores(search: Path) -> dict[tuple[str, str], float]:
-    """(id, id), ascending → score of the run's pairs."""
-    import pyarrow.parquet as pq
-
-    from ndd.runs import PRIVATE
-    from ndd.tables import read_pairs
-
-    ids: dict[str, str] = {}
-    for file in sorted((search / PRIVATE).glob("embed-*/[0-9a-f]*.parquet")):
-        table = pq.read_table(file, columns=["path", "id"])
-        ids.update(zip(table.column("path").to_pylist(), table.column("id").to_pylist(), strict=True))
-    found: dict[tuple[str, str], float] = {}
-    for row in read_pairs(search / "pairs.parquet"):
-        if row.left in ids and row.right in ids:
-            low, high = sorted((ids[row.left], ids[row.right]))
-            found[low, high] = row.score
-    return found
+    return labels, float(read_run(search)["threshold"])
 
 
 def _label(row: Mapping[str, str | None], where: str, left_out: Counter[str]) -> AuditLabel | None:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ndd.candidates import read_candidates
 from ndd.cli import main
+from ndd.config import FindConfig
+from ndd.data.decisions import DecisionStore
 from ndd.errors import SchemaError
+from ndd.find import FindRequest, find
+from ndd.local import LocalRunner
 from ndd.threshold import AuditLabel, choose, precision_at, sample_needed
-from ndd.threshold_cli import of_table
+from ndd.threshold_cli import of_run, of_table
+from ndd.types import Decision, Draw, Verdict
+from tests.samples import small_album, small_model
 
 
 def label(score: float, duplicate: bool, p_draw: float = 1.0) -> AuditLabel:
@@ -132,3 +140,44 @@ def test_no_answer_that_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "1 not drawn for an audit" in capsys.readouterr().err
     assert main(["threshold", str(table(path, [], header="a,b"))]) == 1
     assert "no column 'score'" in capsys.readouterr().err
+
+
+def test_answers_to_the_pairs_of_a_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Decisions as the store exports them, with the scores of a real search; what was drawn otherwise does not count."""
+    folder = tmp_path / "album"
+    small_album(folder)
+    config = FindConfig(floor=0.0)
+    find(
+        FindRequest(paths=[folder], out=tmp_path / "out", config=config, model=small_model(tmp_path / "m")),
+        LocalRunner(),
+    )
+    known = read_candidates(tmp_path / "out")
+    store = DecisionStore(tmp_path / "decisions")
+    for at, row in enumerate(known.rows):
+        left, right = sorted(
+            known.candidates.pictures[end[at]] for end in (known.candidates.left, known.candidates.right)
+        )
+        store.append(
+            Decision(
+                left_id=left,
+                right_id=right,
+                verdict=Verdict.DUPLICATE if row.score >= 0.5 else Verdict.DISTINCT,
+                relation=None,
+                reviewer="me",
+                time=datetime(2026, 11, 22, tzinfo=UTC),
+                embedding_digest="0" * 64 if at == 0 else known.embedding_digest,
+                scorer_digest=known.scorer_digest,
+                draw=Draw.MANUAL if at == 1 else Draw.AUDIT,
+                p_draw=0.5,
+            )
+        )
+    store.export(tmp_path / "answers.csv")
+    left_out: Counter[str] = Counter()
+    labels, threshold = of_run(tmp_path / "answers.csv", tmp_path / "out", left_out)
+    assert left_out == {"drawn with another model": 1, "not drawn for an audit": 1}
+    assert sorted(label.score for label in labels) == sorted(row.score for row in known.rows[2:])
+    assert {label.p_draw for label in labels} == {0.5}
+    assert main(["threshold", str(tmp_path / "answers.csv"), "--run", str(tmp_path / "out"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["threshold"] == pytest.approx(threshold), "so few answers prove nothing: the run's threshold stays"
+    assert not said["reached"]
