@@ -67,7 +67,7 @@ def compare_groups(before: Sequence[Sequence[str]], after: Sequence[Sequence[str
 
 def changes(champion: Path, challenger: Path, rows: Sequence[ManifestRow], *, work: Path) -> GroupChanges | None:
     """Search the library with both models; None where its pictures are no files of this machine."""
-    paths = [row.uri for row in rows if isinstance(row.uri, str) and Path(row.uri).is_file()]
+    paths = [row.uri for row in rows if Path(row.uri).is_file()]
     if not paths:
         return None
     groups = []
