@@ -1,4 +1,4 @@
-"""`ndd index create | add | remove | query | info | compact`: an index of pictures on disk, from the command line."""
+"""`ndd index create | add | remove | query | info | compact | backup | restore`: an index of pictures on disk."""
 
 from __future__ import annotations
 
@@ -48,6 +48,15 @@ def add_index_commands(
     info.add_argument("--check", action="store_true", help="read every picture and its checksums")
 
     _verb(verbs, "compact", _compact, "give back the room of removed pictures")
+
+    for name, run, text in (
+        ("backup", _backup, "bring a copy up to date, sending only what is new"),
+        ("restore", _restore, "make an index from a copy"),
+    ):
+        copy = _verb(verbs, name, run, text)
+        copy.add_argument(
+            "url", metavar="URL", help="s3://bucket/prefix?region=…&endpoint_override=…, gs://…, file:///folder"
+        )
 
 
 def _verb(
@@ -168,6 +177,26 @@ def _compact(arguments: argparse.Namespace) -> int:
 
     with IndexStore.open(arguments.index) as store:
         store.compact()
+        return _print_info(store, arguments, {})
+
+
+def _backup(arguments: argparse.Namespace) -> int:
+    from ndd.index.backup import backup
+    from ndd.index.store import IndexStore
+
+    with IndexStore.open(arguments.index) as store:
+        said = backup(store, arguments.url)
+    if arguments.json:
+        _print(said)
+    else:
+        _say(f"{said['images']} pictures; {said['sent']} files sent, {said['bytes'] / 2**20:.1f} MiB")
+    return 0
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    from ndd.index.backup import restore
+
+    with restore(arguments.url, arguments.index) as store:
         return _print_info(store, arguments, {})
 
 

@@ -48,7 +48,7 @@ class Torn:
 
 
 class Log:
-    """An open log. Reading needs no right to write; the descriptor is closed with the object."""
+    """An open log. Reading needs no right to write; the descriptor is closed with the object. salt: 8 bytes, drawn for it."""
 
     def __init__(self, path: Path, *, writable: bool) -> None:
         """Open the log at `path`. Raises FileNotFoundError, and StoreError for another kind of file."""
@@ -63,7 +63,7 @@ class Log:
             raise StoreError(f"{path}: cannot be opened ({error.strerror}); check its rights") from error
         if len(start) < HEADER or start[:8] != _MAGIC or zlib.crc32(start[:-4]).to_bytes(4, "little") != start[-4:]:
             raise StoreError(f"{path}, offset 0: not a log of ndd's index, or a damaged one; restore it from a copy")
-        self._salt = start[8:16]
+        self.salt = start[8:16]
 
     def __del__(self) -> None:
         # The last search that reads from a log may end after the store has gone on to another one.
@@ -168,7 +168,7 @@ class Log:
 
     def _head(self, payload: bytes, offset: int) -> bytes:
         start = _MARK + len(payload).to_bytes(4, "little") + zlib.crc32(payload).to_bytes(4, "little")
-        return start + zlib.crc32(start + _PLACE.pack(offset, self._salt)).to_bytes(4, "little")
+        return start + zlib.crc32(start + _PLACE.pack(offset, self.salt)).to_bytes(4, "little")
 
     def _payload(self, offset: int, end: int) -> bytes | None:
         """The payload of the frame at `offset`; None if there is no whole frame."""
@@ -176,7 +176,7 @@ class Log:
             return None
         head = self.read(offset, FRAME)
         mark, length, check, _ = _FRAME.unpack(head)
-        whole = zlib.crc32(head[:12] + _PLACE.pack(offset, self._salt)).to_bytes(4, "little") == head[12:]
+        whole = zlib.crc32(head[:12] + _PLACE.pack(offset, self.salt)).to_bytes(4, "little") == head[12:]
         if mark != _MARK or not whole or offset + FRAME + length > end:
             return None
         payload = self.read(offset + FRAME, length)

@@ -15,7 +15,7 @@ from ndd.errors import StoreError
 from ndd.files import atomic_path
 from ndd.index.log import cannot_write
 
-__all__ = ["MANIFEST", "Manifest", "SnapshotName", "checksum", "read_manifest", "write_manifest"]
+__all__ = ["MANIFEST", "Manifest", "SnapshotName", "checksum", "parse_manifest", "read_manifest", "write_manifest"]
 
 MANIFEST = "index.json"
 _FORMAT = 1
@@ -85,9 +85,19 @@ def _parse(path: Path, content: bytes) -> Manifest:
         if values.pop("check") != checksum(values):
             raise StoreError(f"{path}: the checksum does not fit; restore the file from a copy")
         values.pop("format")
-        if values["snapshot"] is not None:
-            values["snapshot"] = SnapshotName(**values["snapshot"])
-        return Manifest(**{**values, "logs": tuple(values["logs"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{path}: not an index of ndd ({error}); name another directory or restore the file"
+        ) from error
+    return parse_manifest(path, values)
+
+
+def parse_manifest(path: Path, values: Mapping[str, Any]) -> Manifest:
+    """The manifest that `dataclasses.asdict` made these values from. Raises StoreError naming `path`."""
+    try:
+        said = values["snapshot"]
+        snapshot = None if said is None else SnapshotName(**said)
+        return Manifest(**{**values, "logs": tuple(values["logs"]), "snapshot": snapshot})
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"{path}: not an index of ndd ({error}); name another directory or restore the file"

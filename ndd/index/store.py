@@ -26,7 +26,7 @@ from ndd.errors import DigestMismatch, InputError, StoreError, StoreFull
 from ndd.files import locked, make_directory
 from ndd.index import upkeep
 from ndd.index.base import Half
-from ndd.index.log import Log, Torn
+from ndd.index.log import HEADER, Log, Torn
 from ndd.index.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from ndd.index.plan import Added, Entry, Hit, Plan
 from ndd.index.records import Drop, Put
@@ -35,10 +35,11 @@ from ndd.index.view import View, log_path, open_view
 from ndd.known import KnownPicture
 from ndd.types import ImageId
 
-__all__ = ["Added", "Entry", "Hit", "IndexStore", "Settings"]
+__all__ = ["LOCK", "Added", "Entry", "Hit", "IndexStore", "Settings"]
 
 _logger = logging.getLogger(__name__)
-_LOCK = "lock"
+LOCK = "lock"
+"""File whose lock a writer holds."""
 
 
 class IndexStore:
@@ -62,7 +63,7 @@ class IndexStore:
         make_directory(place)
         with _locked(place, create=True):
             # A creation that was stopped half way left a lock and an empty log: those are no obstacle.
-            foreign = sorted(p.name for p in place.iterdir() if p.name != _LOCK and not p.match("log-*.ndd"))
+            foreign = sorted(p.name for p in place.iterdir() if p.name != LOCK and not p.match("log-*.ndd"))
             if foreign:
                 word = "there is an index already; open it" if MANIFEST in foreign else f"not empty ({foreign[0]})"
                 raise StoreError(f"{place}: {word}, or name a new directory")
@@ -220,6 +221,16 @@ class IndexStore:
         with self._writing() as view:
             self._view = upkeep.compact(view, self.settings)
 
+    @contextlib.contextmanager
+    def sealed(self) -> Iterator[tuple[Manifest, dict[int, str]]]:
+        """For the block, writers wait; given are the manifest and, by number, the salts of the logs that will never change
+        again: they hold everything that was written so far."""
+        with self._writing() as view:
+            if view.logs[view.log].size > HEADER:
+                upkeep.rotate(view)
+            *done, _ = view.manifest.logs
+            yield view.manifest, {serial: view.logs[serial].salt.hex() for serial in done}
+
     def info(self) -> dict[str, Any]:
         """What there is, as JSON values."""
         with self._mutex:
@@ -320,7 +331,7 @@ def _locked(root: Path, *, create: bool = False) -> Iterator[None]:
     """Hold the index's lock between processes, waiting for it."""
     try:
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-        descriptor = os.open(root / _LOCK, flags, 0o644)
+        descriptor = os.open(root / LOCK, flags, 0o644)
     except OSError as error:
         raise StoreError(f"{root}: cannot be written ({error.strerror}); check its rights") from error
     try:
