@@ -83,3 +83,19 @@ def test_files_that_were_changed_behind_the_registry_are_refused(tmp_path: Path)
     with pytest.raises(StoreError, match="not those that were registered"):
         fetch(f"models:/ndd/{version}")
     assert not [path for path in (home() / "models").glob("*") if path.is_dir()]
+
+
+def test_figures_and_files_become_a_finished_run(tmp_path: Path, uri: str) -> None:
+    from mlflow import MlflowClient
+
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.svg").write_text("<svg/>")
+    (tmp_path / "metrics.json").write_text("{}")
+    figures = {"search.map.value": 0.5, "nothing": float("nan")}
+    files = [tmp_path / "metrics.json", tmp_path / "pictures"]
+    run = Registry().log("a name", figures=figures, files=files, experiment="ndd-evaluate")
+    client = MlflowClient(tracking_uri=uri)
+    assert client.get_run(run).data.metrics == {"search.map.value": 0.5}
+    assert client.get_run(run).info.status == "FINISHED"
+    assert {item.path for item in client.list_artifacts(run)} == {"metrics.json", "pictures"}
+    assert [item.path for item in client.list_artifacts(run, "pictures")] == ["pictures/a.svg"]
