@@ -31,7 +31,7 @@ __all__ = ["Added", "Client", "Comparison", "Match", "Query", "Refused", "Server
 Picture = str | os.PathLike[str] | bytes
 """A path, or the bytes of a file."""
 
-_AGAIN = (500, 502, 503, 504)
+_AGAIN = (429, 502, 503, 504)
 T = TypeVar("T")
 
 
@@ -207,8 +207,8 @@ class Client:
 
 
 def _lost(answer: httpx.Response) -> bool:
-    """True where the answer is not the application's last word: the proxy's, in place of a replica that is gone."""
-    return answer.status_code == 429 or (answer.status_code in _AGAIN and _code(answer) != "internal")
+    """True where the answer is not the last word: not now, or the proxy's in place of a replica that is gone."""
+    return answer.status_code in _AGAIN or (answer.status_code == 500 and _code(answer) != "internal")
 
 
 def _wait(attempt: int, retry_after: str | None) -> None:

@@ -31,5 +31,5 @@ def keep_inside() -> bool:
         return plain(server, address.replace("[::]:", "127.0.0.1:", 1))
 
     inside.inside = True  # type: ignore[attr-defined]
-    replica.add_port_to_grpc_server = inside
+    vars(replica)["add_port_to_grpc_server"] = inside
     return True
