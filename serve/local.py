@@ -24,6 +24,9 @@ _SETTINGS = {
     # Ray replaces 127.0.0.1 by the machine's outward address unless told that this is no cluster of machines.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.proxy:prepare",
+    # A proxy that is slow because everything is gets replaced otherwise, and its connections with it.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
     "RAY_AUTH_MODE": "token",
 }
 _OBJECT_STORE = 256 * 2**20
