@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ndd.detector import Detector
-from ndd.errors import UsageError
+from ndd.errors import DecodeError, UsageError
 from ndd.images import decode
 from ndd.metrics.intervals import Interval, binomial_interval
 from pipelines.album import Photo
@@ -55,7 +55,10 @@ def hard(photos: Sequence[Photo], model: Path, *, seed: int = 0) -> dict[str, An
     detector = Detector(model)
     found: dict[str, Any] = {}
     for kind, pairs in make_pairs(photos, seed=seed):
-        matches = [detector.compare(left, right) for left, right in pairs]
+        known = detector.look_many([file for pair in pairs for file in pair])
+        good = [picture for picture in known if not isinstance(picture, DecodeError)]
+        assert len(good) == len(known), "what was made a moment ago can be read"
+        matches = [detector.match(left, right) for left, right in zip(good[::2], good[1::2], strict=True)]
         accepted = sum(match.duplicate for match in matches)
         found[kind] = {
             "pairs": len(pairs),

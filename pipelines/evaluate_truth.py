@@ -102,7 +102,7 @@ def _groups(table: Path, lines: Sequence[tuple[int, Mapping[str, str]]]) -> Trut
         row if row.group else AlbumImage(row.image, f"\n{row.image}", row.note or "single", row.severity)
         for _, row in rows
     )
-    return Truth(Album(table.parent, named), None)
+    return Truth(Album(table.parent.absolute(), named), None)
 
 
 def _pairs(table: Path, lines: Sequence[tuple[int, Mapping[str, str]]]) -> Truth:
@@ -130,7 +130,7 @@ def _pairs(table: Path, lines: Sequence[tuple[int, Mapping[str, str]]]) -> Truth
     images = list(at)
     roots = _joined(len(images), [(pair.left, pair.right) for pair in pairs if pair.duplicate])
     rows = tuple(AlbumImage(image, images[root], "") for image, root in zip(images, roots, strict=True))
-    return Truth(Album(table.parent, rows), tuple(pairs))
+    return Truth(Album(table.parent.absolute(), rows), tuple(pairs))
 
 
 def _image(table: Path, line: int, text: str) -> str:
