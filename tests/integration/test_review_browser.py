@@ -67,19 +67,18 @@ def log_in(page: Page, studio: Studio) -> None:
 
 
 def shows(picture: Locator, original: Pixels) -> bool:
-    """True if what is on the screen is this picture: a blank box, or another picture, is not."""
+    """True if what is on the screen is this picture, whole: a blank box, another picture or a part of it is not."""
     seen = screenshot(picture)
     if seen.std() < 10:
         return False
     small = [cv2.resize(p, (24, 24), interpolation=cv2.INTER_AREA).astype(np.float64).ravel() for p in (seen, original)]
-    return bool(np.corrcoef(*small)[0, 1] > 0.9)
+    return bool(np.corrcoef(*small)[0, 1] > 0.97)
 
 
 def look_at(page: Page, album: Path, task: dict[str, Any]) -> None:
     """Fail unless the two pictures, and the aligned pair below them, are to be seen."""
-    pictures = page.locator("img[src^='blob:']")
+    pictures = page.locator(".lsf-image")
     pictures.nth(2).wait_for(state="attached")
-    page.wait_for_function("[...document.querySelectorAll('img[src^=\"blob:\"]')].every(i => i.naturalWidth > 0)")
     boxes = []
     for at, side in enumerate(("left", "right")):
         original = decode((album / name_of(task, side)).read_bytes()).pixels
@@ -100,8 +99,8 @@ def look_at(page: Page, album: Path, task: dict[str, Any]) -> None:
 
 def blank_passes(page: Page, album: Path, task: dict[str, Any]) -> bool:
     """Whether the look would be content with a left picture that is there, but blank."""
-    hide = "i => i.style.visibility = i.style.visibility ? '' : 'hidden'"
-    picture = page.locator("img[src^='blob:']").first
+    hide = "i => i.style.opacity = i.style.opacity === '0' ? '' : '0'"
+    picture = page.locator(".lsf-image").first
     picture.evaluate(hide)
     try:
         return shows(picture, decode((album / name_of(task, "left")).read_bytes()).pixels)
