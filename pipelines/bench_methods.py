@@ -39,7 +39,17 @@ from pipelines import bench_peers
 from pipelines.album import Album
 from pipelines.bench_peers import PEERS, Neighbours, neighbour_rows
 
-__all__ = ["KNOWN", "METHODS", "check_methods", "code_of", "embed_album", "rankings", "sha256", "standout_rows"]
+__all__ = [
+    "KNOWN",
+    "METHODS",
+    "check_methods",
+    "code_of",
+    "embed_album",
+    "half_hubness",
+    "rankings",
+    "sha256",
+    "standout_rows",
+]
 
 METHODS = ("ndd", "mobilenetv2", "pdq8", "pdq", "phash")
 """Measured unless others are named: those that need nothing but ndd, and minutes."""
@@ -95,13 +105,18 @@ def embed_album(album: Album, model: Checkpoint | ModelDirectory) -> NDArray[np.
     return _each_block(album, block)["vector"]
 
 
-def standout_rows(vectors_ND: NDArray[np.float16], model: Checkpoint | ModelDirectory) -> ScoreRows:
-    """Rows of cosines less how near the two are to strangers anyway (`ndd.model.background`), as a search weighs them."""
-    rows, background = cosine_rows(vectors_ND), Background.load(model.directory, dim=vectors_ND.shape[1])
+def half_hubness(vectors_ND: NDArray[np.floating], model: Checkpoint | ModelDirectory) -> NDArray[np.float32]:
+    """(N,) half of how near each picture is to strangers (`ndd.model.background`); 0 if the model has no background."""
+    background = Background.load(model.directory, dim=vectors_ND.shape[1])
     if background is None:
-        return rows
-    half = (background.hubness(vectors_ND) / 2).astype(np.float32)
-    return lambda start, stop: rows(start, stop) - half[start:stop, None] - half[None, :]
+        return np.zeros(len(vectors_ND), np.float32)
+    return (background.hubness(vectors_ND.astype(np.float16)) / 2).astype(np.float32)
+
+
+def standout_rows(vectors_ND: NDArray[np.floating], model: Checkpoint | ModelDirectory) -> ScoreRows:
+    """Rows of cosines less how near the two are to strangers anyway, as a search weighs them; in [-2, 1]."""
+    rows, half = cosine_rows(vectors_ND), half_hubness(vectors_ND, model)
+    return lambda start, stop: np.minimum(rows(start, stop) - half[start:stop, None] - half[None, :], np.float32(1.0))
 
 
 def _ndd(album: Album, model: Path | None) -> Ranking:

@@ -15,12 +15,14 @@ from ndd.config import DecodeLimits
 from ndd.detector import Detector
 from ndd.hashing import pdq
 from ndd.images import to_square
+from ndd.model.directory import ModelDirectory
 from ndd.model.teacher import load_teacher, teacher_features
 from ndd.stages.decode import Decoder
 from pipelines.album import Album
+from pipelines.bench_methods import half_hubness
 from pipelines.evaluate_pairs import PairSet
 
-__all__ = ["Progress", "Scored", "cosine_pairs", "neutral_vectors", "rivals", "whole_detector"]
+__all__ = ["Progress", "Scored", "cosine_pairs", "neutral_vectors", "rivals", "standout_pairs", "whole_detector"]
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -60,6 +62,12 @@ def cosine_pairs(vectors: NDArray[np.floating], pairs: PairSet) -> NDArray[np.fl
     wide = np.asarray(vectors, np.float64)
     wide = wide / np.linalg.norm(wide, axis=1, keepdims=True)
     return np.asarray((wide[pairs.left] * wide[pairs.right]).sum(axis=1), np.float64)
+
+
+def standout_pairs(vectors: NDArray[np.floating], pairs: PairSet, model: ModelDirectory) -> NDArray[np.float64]:
+    """(P,) cosines less how near the two pictures are to strangers anyway, as a search weighs them."""
+    half = half_hubness(vectors, model)
+    return cosine_pairs(vectors, pairs) - half[pairs.left] - half[pairs.right]
 
 
 def whole_detector(album: Album, pairs: PairSet, model: Path, *, progress: Progress | None = None) -> Scored:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndd.baselines import cosine_rows
 from ndd.errors import InputError
 from ndd.find import Runner
 from ndd.metrics.calibration import Reliability, reliability
@@ -21,8 +20,9 @@ from ndd.types import Failure
 from pipelines import evaluate_pairs
 from pipelines.album import Album
 from pipelines.bench_find import judge
+from pipelines.bench_methods import standout_rows
 from pipelines.evaluate_embed import Embedded, Searched, embed_album, search_album, sparse_rows, teller
-from pipelines.evaluate_methods import cosine_pairs, neutral_vectors, rivals, whole_detector
+from pipelines.evaluate_methods import neutral_vectors, rivals, standout_pairs, whole_detector
 from pipelines.evaluate_pairs import PairSet, draw_pairs, labelled_pairs
 from pipelines.evaluate_rank import Ranked, figures, rank
 from pipelines.evaluate_truth import Truth
@@ -69,7 +69,7 @@ def evaluate(plan: Plan, runner: Runner) -> Evaluation:
     held = embed_album(plan.truth.album, plan.model, plan.work, runner)
     found = _begin(plan, held)
     if plan.truth.pairs is None:
-        _ranking(found, "descriptor", cosine_rows(held.vectors), low=-1.0)
+        _ranking(found, "descriptor", standout_rows(held.vectors, found.model), low=-2.0)
         if plan.search:
             _search(found, runner)
     elif held.failures:
@@ -155,8 +155,8 @@ def _table(found: Evaluation, runner: Runner) -> None:
     rows: dict[str, tuple[NDArray[np.float64], str]] = {}
     for name, model in plan.compare.items():
         held = embed_album(album, model, plan.work, runner)
-        rows[name] = (cosine_pairs(held.vectors, pairs), _said(describe(model)))
-    rows[CHAMPION] = (cosine_pairs(found.vectors, pairs), _said(found.model))
+        rows[name] = (standout_pairs(held.vectors, pairs, describe(model)), _said(describe(model)))
+    rows[CHAMPION] = (standout_pairs(found.vectors, pairs, found.model), _said(found.model))
     rows[WHOLE] = whole_detector(album, pairs, plan.model, progress=teller("compare pairs"))
     rows |= rivals(album, pairs, progress=teller("SIFT and hashes"))
     found.scores = {name: scores for name, (scores, _) in rows.items()}

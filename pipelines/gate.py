@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ndd.baselines import cosine_rows
 from ndd.config import DecodeLimits
 from ndd.errors import UsageError
 from ndd.find import Runner
@@ -33,6 +32,7 @@ from ndd.model.directory import describe
 from ndd.stages.decode import Decoder
 from ndd.stages.embed import Embedder
 from pipelines.album import ORIGINAL, Album, read_album
+from pipelines.bench_methods import standout_rows
 from pipelines.evaluate_embed import embed_album, search_album
 from pipelines.evaluate_rank import Ranked, family_of_pairs, rank
 from pipelines.tracking import content_digest
@@ -118,7 +118,7 @@ def _see(album: Album, model: Path, work: Path, runner: Runner, search: bool) ->
     if held.failures:
         first = held.failures[0]
         raise UsageError(f"{album.root}: {first.path}: {first.reason}; the gate's album wants readable pictures only")
-    ranked = rank(album, cosine_rows(held.vectors), draws=1)
+    ranked = rank(album, standout_rows(held.vectors, describe(model)), low=-2.0, draws=1)
     copies = np.isfinite(ranked.result.query_ap) & (ranked.families != ORIGINAL)
     if not copies.any():
         copies = np.isfinite(ranked.result.query_ap)
