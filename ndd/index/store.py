@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndd.errors import DigestMismatch, InputError, StoreError, StoreFull
-from ndd.files import locked, make_directory
+from ndd.files import locked, make_directory, try_lock
 from ndd.index import upkeep
 from ndd.index.base import Half
 from ndd.index.log import HEADER, Log, Torn
@@ -90,6 +90,10 @@ class IndexStore:
         store = cls(Path(os.path.abspath(root)), read_only=read_only, settings=settings or Settings())
         if embedding_digest is not None:
             store.must_be_of(embedding_digest)
+        if not read_only:
+            with _locked(store.root, wait=False) as free:
+                if free:  # else whoever is writing sees to it
+                    store._prepare()
         return store
 
     def must_be_of(self, embedding_digest: str) -> None:
@@ -270,19 +274,23 @@ class IndexStore:
         if self.read_only:
             raise StoreError(f"{self.root}: opened for reading only; open it without read_only")
         with self._mutex, _locked(self.root):
-            self._catch_up()
-            view = self._open
-            torn = view.logs[view.log].cut(view.offset)
-            if torn is not None:
-                self._repaired.append(torn)
-                _logger.warning(
-                    "%s: %d bytes at %d, cut short by a crash, moved aside", torn.path, torn.size, torn.offset
-                )
-            if self._untidy:
-                upkeep.tidy(self.root)
+            view = self._prepare()
             self._untidy = True
             yield view
             self._untidy = False
+
+    def _prepare(self) -> View:
+        """Know all that others wrote, and put away what a crash left. The lock is held."""
+        self._catch_up()
+        view = self._open
+        torn = view.logs[view.log].cut(view.offset)
+        if torn is not None:
+            self._repaired.append(torn)
+            _logger.warning("%s: %d bytes at %d, cut short by a crash, moved aside", torn.path, torn.size, torn.offset)
+        if self._untidy:
+            upkeep.tidy(self.root)
+            self._untidy = False
+        return view
 
     def _catch_up(self) -> None:
         view = self._open
@@ -327,15 +335,18 @@ class IndexStore:
 
 
 @contextlib.contextmanager
-def _locked(root: Path, *, create: bool = False) -> Iterator[None]:
-    """Hold the index's lock between processes, waiting for it."""
+def _locked(root: Path, *, create: bool = False, wait: bool = True) -> Iterator[bool]:
+    """Hold the index's lock between processes; without waiting for it, whether it is held."""
     try:
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
         descriptor = os.open(root / LOCK, flags, 0o644)
     except OSError as error:
         raise StoreError(f"{root}: cannot be written ({error.strerror}); check its rights") from error
     try:
+        if not wait:
+            yield try_lock(descriptor, exclusive=True)
+            return
         with locked(descriptor, exclusive=True):
-            yield
+            yield True
     finally:
         os.close(descriptor)

@@ -78,7 +78,10 @@ class View:
 
     def is_current(self) -> bool:
         """False if the manifest has been replaced, or the log has grown."""
-        now, known = os.stat(self.root / MANIFEST), os.fstat(self._descriptor)
+        try:
+            now, known = os.stat(self.root / MANIFEST), os.fstat(self._descriptor)
+        except OSError:  # whoever goes on from here is told what is wrong
+            return False
         return (now.st_dev, now.st_ino) == (known.st_dev, known.st_ino) and self.logs[self.log].size == self.offset
 
     def adopt(self, manifest: Manifest, descriptor: int) -> None:

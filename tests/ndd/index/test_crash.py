@@ -131,6 +131,7 @@ def test_killed_at_random_moments_nothing_acknowledged_is_lost(tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_a_hundred_times_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
     with Children() as children:
         interrupted = survive(children, tmp_path / "index", kills=100, seed=1000)
@@ -138,6 +139,7 @@ def test_killed_a_hundred_times_nothing_acknowledged_is_lost(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("what", ["add", "remove", "snapshot", "compact"])
 def test_killed_before_each_step_to_the_disk_the_index_is_whole(tmp_path: Path, what: str) -> None:
     """Every system call that changes the disk, one after the other."""

@@ -147,6 +147,7 @@ def test_a_torn_tail_is_cut_by_the_next_writer_and_reported(tmp_path: Path, capl
     assert reader.ids() == ["a"]
     with IndexStore.open(tmp_path / "index") as store:
         assert store.ids() == ["a"]
+        assert path.read_bytes() == whole
         store.add([entry("c")])
         said = f"log-00000001.ndd: {len(torn)} bytes cut off at {len(whole)}"
         assert store.info()["repaired"] == [said]
