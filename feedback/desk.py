@@ -24,9 +24,10 @@ from ndd.errors import StoreError, UsageError
 from ndd.files import atomic_path, locked, make_directory
 from ndd.home import home
 
-__all__ = ["Desk"]
+__all__ = ["TOKEN", "URL", "Desk"]
 
 URL, TOKEN = "LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"
+"""Environment variables that name a server elsewhere."""
 
 
 class Desk:

@@ -21,7 +21,7 @@ from ndd.files import atomic_path
 from ndd.home import home
 from ndd.types import Decision, Draw, Verdict
 
-__all__ = ["Precision", "Status", "pairs_per_hour", "precision", "status", "to_html", "to_json", "to_text"]
+__all__ = ["Precision", "Status", "pairs_per_hour", "precision", "status", "to_html", "to_json", "to_text", "wilson"]
 
 _PAUSE = timedelta(minutes=5)
 """A longer silence of a reviewer is a pause, not work."""

@@ -18,12 +18,15 @@ from ndd.select import urgency
 from ndd.types import Decision, Draw, Relation, Verdict, pair_id
 
 __all__ = [
+    "CONFLICT",
     "Answer",
     "Links",
     "Question",
     "answers_of",
+    "conflicts_view",
     "follow",
     "is_ours",
+    "prediction_of",
     "project_source",
     "question_of",
     "result_of",

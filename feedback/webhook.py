@@ -22,7 +22,7 @@ from feedback.pull import pull
 from ndd.errors import NddError
 from ndd.files import atomic_path, make_directory
 
-__all__ = ["HEADER", "Fetcher", "application", "secret_of"]
+__all__ = ["HEADER", "Fetcher", "application", "secret_of", "tasks_of"]
 
 HEADER = "X-NDD-Secret"
 _BODY = 1 << 20

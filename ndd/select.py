@@ -72,7 +72,7 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """A pair to ask about. row: of the candidates; p_draw: its inclusion probability."""
+    """A pair to ask about. row: of the candidates; p_draw: its inclusion probability; urgency: its place in the order."""
 
     row: int
     pair_id: str
