@@ -108,7 +108,7 @@ def _process(
         process = subprocess.Popen(command, env=env, stdout=said, stderr=said, start_new_session=True)
         try:
             until = time.monotonic() + _START_SECONDS
-            while load(port, [Call(method="GET", path=ready)], clients=1, seconds=0.01).statuses.keys() & {0}:
+            while 200 not in load(port, [Call(method="GET", path=ready)], clients=1, seconds=0.01).statuses:
                 if process.poll() is not None or time.monotonic() > until:
                     said.seek(0)
                     raise NddError(
@@ -212,10 +212,13 @@ def _held(seen: Mapping[str, Seen]) -> dict[str, Any]:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of loopback that nobody listens on, below those that the system hands out by itself: a server that takes a
+    minute to start would find one of those taken."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 200):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise NddError("no free port between 20000 and 32000; end what listens there")
 
 
 def table(figures: Mapping[str, Any]) -> str:

@@ -55,7 +55,7 @@ def application(service: Service, *, settings: Settings, keys: KeyRing, stamp: b
     app.include_router(_keeping(service, pictures, settings, needs))
     app.include_router(_telling(service, settings, needs))
     add_page(app)
-    openapi.finish(app, urls=settings.urls.enabled)
+    openapi.finish(app, urls=settings.urls.enabled, k=settings.limits.k, model=service.embedding)
     return Guard(app, limits=settings.limits, numbers=service.numbers, stamp=stamp)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,27 +15,32 @@ __all__ = ["ADD", "ADDED", "BATCH", "COMPARE", "DECIDE", "METRICS", "PICTURE", "
 
 def _tiny(shift: int) -> str:
     """An 8 × 8 picture in the plainest format (PPM), base64: small enough to read in a page of documentation."""
-    pixels = bytes(
-        (row * 29 + column * 17 * (1 + shift) + channel * 80) % 256
-        for row in range(8)
-        for column in range(8)
-        for channel in range(3)
-    )
-    return base64.b64encode(b"P6\n8 8\n255 " + pixels).decode()
+    pixels = bytes((y * 29 + x * 17 * (1 + shift) + c * 80) % 256 for y in range(8) for x in range(8) for c in range(3))
+    return base64.b64encode(b"P6\n8  8\n255\n" + pixels).decode()
+
+
+def _starts() -> str:
+    """A pattern for base64 that begins like a picture file. Three forms of small PNM pictures are spelt out to the end, so
+    that tools which make requests up from the description make real pictures."""
+    letter = "[A-Za-z0-9+/]"
+    small = {b"P6\n8  8\n255\n": 256, b"P5\n6  8\n255\n": 64, b"P4\n8  12\n": 16}
+    whole = [
+        base64.b64encode(head).decode().replace("+", "[+]") + f"{letter}{{{rest}}}" for head, rest in small.items()
+    ]
+    # JPEG, PNG, GIF, WebP, TIFF (both orders), BMP, PNM, and ISO media (HEIC, AVIF: `ftyp` after a length).
+    first = ["/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "SUkqA", "TU0AK", "Qk", "UD[Q-Y]", f"AAAA{letter}{{2}}Z0eXB"]
+    first[-1] = f"AAAA{letter}{{2}}Z0eXB|AAAA{letter}{{2}}ZnR5c"
+    return f"^(?:{'|'.join(whole)}|(?:{'|'.join(first)}){letter}*={{0,2}})$"
 
 
 _ONE, _OTHER = _tiny(0), _tiny(1)
-_HEAD = _ONE[:16]
-
 _BASE64: dict[str, Any] = {
     "title": "A picture file in base64",
     "description": "The bytes of a JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, HEIC or PNM file.",
     "type": "string",
-    "anyOf": [
-        {"title": "small PNM pictures, for trying out", "enum": [_ONE, _OTHER]},
-        {"title": "an 8 × 8 PPM picture", "type": "string", "pattern": f"^{_HEAD}[A-Za-z0-9+/]{{254}}=?=?$"},
-        {"title": "any picture file", "type": "string", "contentEncoding": "base64", "contentMediaType": "image/*"},
-    ],
+    "contentEncoding": "base64",
+    "contentMediaType": "image/*",
+    "pattern": _starts(),
 }
 _INLINE = {
     "title": "a picture, inline",
@@ -52,41 +58,36 @@ _BY_URL = {
 }
 _PICTURE = {"$ref": "#/components/schemas/Picture"}
 _FILE = {"title": "a picture file", "type": "string", "format": "binary", "contentMediaType": "image/*"}
-_PART = {"anyOf": [_FILE, *_BASE64["anyOf"][:2]]}
-"""A part of a form: a file, or a text field in base64."""
 EXAMPLE_ID = "photo-1"
-_ID = {
-    "type": "string",
-    "anyOf": [
-        {"title": "the id of the examples", "enum": [EXAMPLE_ID]},
-        {"title": "any id", "type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[^\\x00-\\x1f\\x7f]+$"},
-    ],
-}
+_NAMED = {"type": "string", "pattern": f"^(?:{EXAMPLE_ID}|[^\\x00-\\x1f\\x7f]{{1,256}})$", "example": EXAMPLE_ID}
 _EXAMPLES = [{"base64": _ONE}, {"base64": _OTHER}]
 
 
-def _body(
-    model: type[schemas.Strict], pictures: tuple[str, ...], example: dict[str, Any], *, optional: bool = False
-) -> dict[str, Any]:
-    """A request body, as JSON and as a form: the fields of `model` with these pictures beside them."""
+def _body(model: type[schemas.Strict], pictures: tuple[str, ...], example: dict[str, Any]) -> dict[str, Any]:
+    """A request body, as JSON and as a form: the fields of `model` with these pictures beside them. In a form a picture is a
+    file, or a text field in base64."""
     fields = model.model_json_schema()
-    required = [*([] if optional else pictures), *fields.get("required", [])]
-    plain = {"type": "object", "additionalProperties": False, "required": required}
+    plain = {"type": "object", "additionalProperties": False, "required": [*pictures, *fields.get("required", [])]}
     rest = fields.get("properties", {})
-    as_json = plain | {"properties": {**dict.fromkeys(pictures, _PICTURE), **rest}}
-    as_form = plain | {
-        "properties": {**dict.fromkeys(pictures, _FILE), **rest},
-        "required": [*required, *(pictures if optional else ())],
+
+    def with_pictures(schema: dict[str, Any]) -> dict[str, Any]:
+        return plain | {"properties": {**dict.fromkeys(pictures, schema), **rest}}
+
+    form = {"anyOf": [with_pictures(_FILE), with_pictures(_BASE64)]}
+    content = {
+        "application/json": {"schema": with_pictures(_PICTURE), "example": example},
+        "multipart/form-data": {"schema": form},
     }
-    content = {"application/json": {"schema": as_json, "example": example}, "multipart/form-data": {"schema": as_form}}
     return {"requestBody": {"required": True, "content": content}}
 
 
 COMPARE = _body(schemas.CompareFields, ("a", "b"), {"a": _EXAMPLES[0], "b": _EXAMPLES[1]})
-QUERY = _body(schemas.QueryFields, ("image",), {"image": _EXAMPLES[0], "k": 5}, optional=True)
+QUERY = _body(schemas.BatchQuery, ("image",), {"image": _EXAMPLES[0], "k": 5})
+for _form in QUERY["requestBody"]["content"]["multipart/form-data"]["schema"]["anyOf"]:
+    _form["properties"].pop("ref")  # of a batch
+_BY_PICTURE = QUERY["requestBody"]["content"]["application/json"]["schema"]
+QUERY["requestBody"]["content"]["application/json"]["schema"] = {"$ref": "#/components/schemas/QueryBody"}
 ADD = _body(schemas.AddFields, ("image",), {"image": _EXAMPLES[0], "id": EXAMPLE_ID, "metadata": {"album": "holidays"}})
-ADD["requestBody"]["content"]["application/json"]["schema"]["properties"]["id"] = _ID
-ADD["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]["id"] = _ID
 
 
 def _decision(left: str, right: str) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def _decision(left: str, right: str) -> dict[str, Any]:
     fields = schemas.DecisionFields.model_json_schema()
     others = {"left", "right", "left_id", "right_id"} - {left, right}
     named = (
-        _ID if left == "left" else {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "sha256 of a file"}
+        _NAMED if left == "left" else {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "sha256 of a file"}
     )
     rest = {name: value for name, value in fields["properties"].items() if name not in others}
     properties = {**rest, left: named, right: named}
@@ -165,33 +166,53 @@ METRICS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def finish(app: FastAPI, *, urls: bool) -> None:
-    """Let `app.openapi` name the schemas above and the key, once. urls: this server fetches pictures by URL."""
+def finish(app: FastAPI, *, urls: bool, k: int, model: Callable[[], tuple[str, int]]) -> None:
+    """Let `app.openapi` name the schemas above and the key. urls: this server fetches pictures by URL. k: most matches.
+    model: digest and dimension of the embeddings that this server understands now."""
     plain = app.openapi
+    known: dict[tuple[str, int], dict[str, Any]] = {}
 
     def described() -> dict[str, Any]:
-        if app.openapi_schema is None:
+        now = model()
+        if now not in known:
+            app.openapi_schema = None
             said = plain()
             parts = said.setdefault("components", {})
-            parts.setdefault("schemas", {}).update(_schemas(urls))
+            parts.setdefault("schemas", {}).update(_schemas(urls, k, now))
             parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             for path, calls in said["paths"].items():
                 for call in calls.values():
                     _settle(call, secured=path.startswith("/v1/"))
             # Whoever tries the calls in this order finds the example in the index, and removes it last.
-            last = said["paths"].pop("/v1/images/{id}")
-            said["paths"]["/v1/images/{id}"] = last
-        return app.openapi_schema or {}
+            said["paths"]["/v1/images/{id}"] = said["paths"].pop("/v1/images/{id}")
+            known.clear()
+            known[now] = said
+        return known[now]
 
     app.openapi = described  # type: ignore[method-assign]
 
 
-def _schemas(urls: bool) -> dict[str, Any]:
+def _schemas(urls: bool, k: int, model: tuple[str, int]) -> dict[str, Any]:
+    digest, dim = model
     item = _body(schemas.BatchCompare, ("a", "b"), {})["requestBody"]["content"]["application/json"]["schema"]
-    query = _body(schemas.BatchQuery, ("image",), {})["requestBody"]["content"]["application/json"]["schema"]
+    most = {"type": "integer", "minimum": 1, "maximum": k, "default": 10}
+    by_picture = _BY_PICTURE | {"properties": {"image": _PICTURE, "k": most}}
+    number = {"type": "number", "minimum": -1, "maximum": 1}
+    by_vector = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["vector", "embedding_digest"],
+        "properties": {
+            "vector": {"type": "array", "items": number, "minItems": dim, "maxItems": dim},
+            "embedding_digest": {"type": "string", "enum": [digest], "description": "of the model that answers here"},
+            "k": most,
+        },
+    }
+    ref = {"type": "string", "maxLength": 256}
     return {
         "Picture": {"oneOf": [_INLINE, _BY_URL], "examples": _EXAMPLES} if urls else _INLINE | {"examples": _EXAMPLES},
-        "BatchItem": {"anyOf": [item, query]},
+        "QueryBody": {"anyOf": [by_picture, by_vector]},
+        "BatchItem": {"anyOf": [item, by_picture | {"properties": {**by_picture["properties"], "ref": ref}}]},
     }
 
 
@@ -201,5 +222,5 @@ def _settle(call: dict[str, Any], *, secured: bool) -> None:
         call["security"] = [{"key": []}]
     for parameter in call.get("parameters", ()):
         if parameter["name"] == "id":
-            parameter["schema"] = _ID
+            parameter["schema"] = _NAMED
     call["responses"].pop("422", None)  # FastAPI's own form of it; ours is among 4XX

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 SHA256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="sha256 of a picture's bytes")]
+_ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$"
 Id = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """The caller's name of a picture; percent-encoded where it is part of an address."""
 RelationName = Literal["exact", "reencoded", "edited", "scene"]
@@ -95,7 +96,7 @@ class DecisionFields(Strict):
     right: Id | None = None
     verdict: VerdictName
     relation: RelationName | None = None
-    reviewer: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")] = "api"
+    reviewer: Annotated[str, Field(min_length=1, max_length=100, pattern=_ONE_LINE)] = "api"
     time: (
         Annotated[AwareDatetime, Field(description="when; the same word at the same time is recorded once")] | None
     ) = None

@@ -174,7 +174,7 @@ class Service:
         try:
             recorded = await asyncio.to_thread(self.rulings.store.append, decision)
         except (NddError, OSError) as error:
-            raise from_exception(error) from error
+            raise from_exception(error, name="decision") from error
         return {
             "decision_id": decision.decision_id,
             "pair_id": decision.pair_id,
@@ -183,6 +183,11 @@ class Service:
             "verdict": decision.verdict,
             "recorded": recorded,
         }
+
+    def embedding(self) -> tuple[str, int]:
+        """Digest and dimension of the vectors that are understood now."""
+        detector = self.models.engine.detector
+        return detector.model.embedding_digest, detector.embedder.dim
 
     def said(self) -> dict[str, Any]:
         """What answers here: the model, the index, what was refused."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from serve.client import Client
+from tests.integration.head import _free_ports as free_ports
 
 __all__ = ["KEY", "ROOT", "Served", "served"]
 
@@ -54,9 +54,7 @@ class Served:
 @contextlib.contextmanager
 def served(home: Path, settings: Sequence[str] = ()) -> Iterator[Served]:
     """Serve with $NDD_HOME in `home` until the end of the block."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     log = Path(tempfile.mkstemp(prefix="ndd-served-", suffix=".log")[1])
     env = {**os.environ, "NDD_HOME": str(home), "NDD_KEY": KEY}
     command = [sys.executable, "-m", "serve", "run", "--port", str(port), *settings]

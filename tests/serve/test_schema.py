@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
 from tests.serve.running import KEYS, Running, running
 
-EXAMPLES = 40
+EXAMPLES = 25
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,8 @@ def statuses(server: Running, mode: GenerationMode) -> dict[str, collections.Cou
         operation = found.ok()
         counts = seen.setdefault(operation.label, collections.Counter())
 
-        _try(operation, mode, headers, counts)
+        with contextlib.suppress(Unsatisfiable):  # a call without parameters cannot be made wrongly
+            _try(operation, mode, headers, counts)
     return seen
 
 
