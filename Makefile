@@ -17,7 +17,7 @@ export PYTHON IMAGES
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup label-studio demo serve soak review test test-slow lint types imports check cluster cluster-stop lock clean
+.PHONY: help setup label-studio demo serve soak review loop test test-slow lint types imports check cluster cluster-stop lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ label-studio: setup  ## the labelling server in an environment of its own, .labe
 
 review: label-studio  ## label uncertain pairs in Label Studio; ARGS="found/" for the pairs of a run of find
 	@$(PY) -m feedback review $(ARGS)
+
+loop: label-studio  ## the whole loop once: find, Label Studio, retrain, promote, serve; IMAGES=/my/photos
+	@$(PY) -m pipelines loop $${IMAGES:+--images "$$IMAGES"} $(ARGS)
 
 test: setup  ## the tests (minutes; `make check` runs the slow ones and the browser too)
 	$(PYTEST) -m "not browser and not slow" $(ARGS)

@@ -180,6 +180,10 @@ class StnConfig(Config):
 
     def __post_init__(self) -> None:
         check(self.size >= 16, f"stn.size must be at least 16 pixels, got {self.size}")
+        check(
+            self.localization == "cnn" or self.size % 2 == 0,
+            f"stn.size must be even for stn.localization 'polar', whose rings are taken at half of it too, got {self.size}",
+        )
         check(self.width >= 4, f"stn.width must be at least 4, got {self.width}")
         check(self.angles >= 8, f"stn.angles must be at least 8, got {self.angles}")
         check(self.control >= 2, f"stn.control must be at least 2, got {self.control}")

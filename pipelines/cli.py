@@ -28,6 +28,7 @@ COMMANDS = {
     "calibrate": "fit the probabilities of a model's scores",
     "export": "write the network of a model directory for the processor, in 8-bit integers",
     "bench": "measure a model on an album with known truth",
+    "loop": "find, ask, learn, promote: the whole loop once, the truth of an album in the place of people",
     "demo": "find the near-duplicates in a small album made on the spot",
 }
 """Command → what it does; the module is `pipelines.<command>`."""

@@ -20,6 +20,7 @@ way (affine shape adaptation: Lindeberg & Gårding 1997; Baumberg, CVPR 2000).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -58,14 +59,14 @@ def sample(x_BCHW: Tensor, grid_BHW2: Tensor) -> Tensor:
     return F.grid_sample(x_BCHW, grid_BHW2, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-class Transform(nn.Module):
+class Transform(nn.Module, ABC):
     """Grid generator of one family of transforms: `parameters_needed` numbers → where each output point reads the input."""
 
     parameters_needed: int
 
+    @abstractmethod
     def map(self, theta_BP: Tensor, points_BN2: Tensor) -> Tensor:
         """Map (B, N, 2) points of the output frame to the input frame; all-zero `theta` is the identity."""
-        raise NotImplementedError  # pragma: no cover - the three families below implement it
 
     def forward(self, theta_BP: Tensor, height: int, width: int) -> Tensor:
         """Sampling grid (B, H, W, 2)."""
