@@ -99,7 +99,7 @@ def look_at(page: Page, album: Path, task: dict[str, Any]) -> None:
 
 def blank_passes(page: Page, album: Path, task: dict[str, Any]) -> bool:
     """Whether the look would be content with a left picture that is there, but blank."""
-    hide = "i => i.style.opacity = i.style.opacity === '0' ? '' : '0'"
+    hide = "i => { const box = i.parentElement.style; box.opacity = box.opacity === '0' ? '' : '0' }"
     picture = page.locator(".lsf-image").first
     picture.evaluate(hide)
     try:
@@ -122,7 +122,7 @@ def answer(page: Page, verdict: Verdict, *, by_mouse: bool) -> None:
         expect(page.locator("input[name=edited]")).to_be_checked()
     with page.expect_response(lambda r: "/annotations" in r.url and r.request.method == "POST") as posted:
         if by_mouse:
-            page.get_by_role("button", name="Submit", exact=True).click()
+            page.locator("button", has_text="Submit").first.click()
         else:
             page.keyboard.press("Control+Enter")
     assert posted.value.ok
