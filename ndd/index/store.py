@@ -50,6 +50,7 @@ class IndexStore:
         self.root, self.read_only, self.settings = root, read_only, settings
         self._mutex = threading.RLock()
         self._repaired: list[Torn] = []
+        self._alone = False
         self._untidy = True  # whoever wrote last may have been killed
         self._patience = 1.0  # grows while there is no room for a snapshot
         self._view: View | None = open_view(root, writable=not read_only)
@@ -206,7 +207,8 @@ class IndexStore:
     def refresh(self) -> bool:
         """Take in what other processes wrote; whether there was anything. Costs microseconds if there was not."""
         view = self._open
-        if view.is_sound() and view.is_current():
+        # While another thread here has the lock nobody else can have written: a compaction keeps no search waiting.
+        if self._alone or (view.is_sound() and view.is_current()):
             return False
         with self._mutex:
             self._catch_up()
@@ -275,8 +277,11 @@ class IndexStore:
             raise StoreError(f"{self.root}: opened for reading only; open it without read_only")
         with self._mutex, _locked(self.root):
             view = self._prepare()
-            self._untidy = True
-            yield view
+            self._untidy = self._alone = True
+            try:
+                yield view
+            finally:
+                self._alone = False
             self._untidy = False
 
     def _prepare(self) -> View:

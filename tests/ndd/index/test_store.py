@@ -195,6 +195,26 @@ def test_searches_go_on_while_pictures_are_added_and_removed(tmp_path: Path) -> 
     assert wrong == []
 
 
+def test_a_long_write_keeps_no_reader_of_the_same_process_waiting(tmp_path: Path) -> None:
+    """Even when it has changed the list of files already."""
+    store = store_at(tmp_path / "index")
+    store.add([entry("a")])
+    found: list[object] = []
+
+    def read() -> None:
+        found.extend((store.refresh(), store.query(picture("a").vector, k=1)[0][0].id))
+
+    with store.sealed():
+        (tmp_path / "index" / "index.json").rename(tmp_path / "index" / "old")
+        (tmp_path / "index" / "index.json").write_bytes((tmp_path / "index" / "old").read_bytes())
+        thread = threading.Thread(target=read)
+        thread.start()
+        thread.join(60)
+        assert found == [False, "a"]
+    assert store.refresh() is True
+    assert store.ids() == ["a"]
+
+
 class AsADictionary(RuleBasedStateMachine):
     """Any order of calls leaves what a dictionary would hold, in this process, after opening anew, and for a follower."""
 
