@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from ndd.baselines import dhash, hamming_pairs, phash, sift, sift_pairs, thumbnails
 from ndd.config import DecodeLimits
 from ndd.detector import Detector
+from ndd.errors import DecodeError
 from ndd.hashing import pdq
 from ndd.images import to_square
+from ndd.known import KnownPicture
 from ndd.model.directory import ModelDirectory
 from ndd.model.teacher import load_teacher, teacher_features
 from ndd.stages.decode import Decoder
@@ -73,10 +75,15 @@ def standout_pairs(vectors: NDArray[np.floating], pairs: PairSet, model: ModelDi
 def whole_detector(album: Album, pairs: PairSet, model: Path, *, progress: Progress | None = None) -> Scored:
     """Probabilities of the detector: descriptor, hash and keypoints, the pairs compared one by one as `ndd compare` does."""
     detector = Detector(model)
-    known = {
-        at: detector.look(album.root / album.images[at].image)
-        for at in np.unique(np.concatenate((pairs.left, pairs.right))).tolist()
-    }
+    used = np.unique(np.concatenate((pairs.left, pairs.right))).tolist()
+    known: dict[int, KnownPicture] = {}
+    for start in range(0, len(used), _BLOCK):
+        block = used[start : start + _BLOCK]
+        looked = detector.look_many([album.root / album.images[at].image for at in block])
+        for at, picture in zip(block, looked, strict=True):
+            if isinstance(picture, DecodeError):
+                raise picture
+            known[at] = picture
 
     def one(at: int) -> float:
         return detector.match(known[int(pairs.left[at])], known[int(pairs.right[at])]).score
