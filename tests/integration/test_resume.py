@@ -24,7 +24,7 @@ from ndd.find import FindRequest, block_size, find
 from ndd.local import LocalRunner
 from tests.samples import photographs, small_album, small_model
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 MARK = "NDD_TEST_MARK"
 
@@ -80,7 +80,7 @@ class Search:
             assert self.process.poll() is None, self.process.communicate()[1]
             time.sleep(0.01)
         self.process.send_signal(signal.SIGTERM)
-        printed, said = self.process.communicate(timeout=120)
+        printed, said = self.process.communicate(timeout=300)
         return self.process.returncode, printed, said
 
     def survivors(self) -> list[str]:
@@ -113,7 +113,7 @@ def test_stopped_and_run_again(album: Path, model: Path, expected: Path, tmp_pat
     assert_gone(first)
     done = first.embedded()
     second = Search(album, out, model)
-    printed, said = second.process.communicate(timeout=280)
+    printed, said = second.process.communicate(timeout=600)
     assert (second.process.returncode, said) == (0, "")
     run = json.loads(printed)
     assert run["reused"] == done
