@@ -15,10 +15,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ndd.errors import InputError, SchemaError, UsageError
-from ndd.threshold import AuditLabel, Choice, choose
+
+if TYPE_CHECKING:
+    from ndd.threshold import AuditLabel, Choice
 
 __all__ = ["add_arguments", "of_run", "of_table", "run"]
 
@@ -40,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Choose and say; exit code 0 also where the old threshold is kept."""
+    from ndd.threshold import choose  # numpy, which the help of other commands does without
+
     left_out: Counter[str] = Counter()
     if arguments.search is not None:
         labels, threshold = of_run(arguments.labels, arguments.search, left_out)
@@ -85,6 +89,7 @@ def of_run(path: Path, search: Path, left_out: Counter[str]) -> tuple[list[Audit
     from ndd.data.decision_rows import read_decisions
     from ndd.data.decisions import settle
     from ndd.runs import read_run
+    from ndd.threshold import AuditLabel
     from ndd.types import Draw, Verdict
 
     known = read_candidates(search)
@@ -109,6 +114,8 @@ def of_run(path: Path, search: Path, left_out: Counter[str]) -> tuple[list[Audit
 
 
 def _label(row: Mapping[str, str | None], where: str, left_out: Counter[str]) -> AuditLabel | None:
+    from ndd.threshold import AuditLabel
+
     verdict = (row["verdict"] or "").strip()
     if verdict not in _VERDICTS:
         raise SchemaError(f"{where}: verdict {verdict!r}; expected {', '.join(_VERDICTS)}")
