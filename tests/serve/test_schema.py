@@ -16,7 +16,7 @@ from schemathesis import GenerationMode
 
 from tests.serve.running import KEYS, Running, running
 
-EXAMPLES = 25
+EXAMPLES = 40
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,13 @@ def described(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator
 
 
 def _try(operation: Any, mode: GenerationMode, headers: dict[str, str], counts: collections.Counter[int]) -> None:
-    @settings(max_examples=EXAMPLES, phases=[Phase.generate], suppress_health_check=list(HealthCheck), database=None)
+    @settings(
+        max_examples=EXAMPLES,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        database=None,
+        derandomize=True,
+    )
     @given(case=operation.as_strategy(generation_mode=mode))
     def once(case: Any) -> None:
         answer = case.call(headers=headers, timeout=60)
