@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ndd.arguments import positive
 from ndd.cli import guarded
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _add_push_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder whose pictures may be shown (those of the runs may)",
     )
     parser.add_argument(
-        "--reviewers", type=_positive, default=1, metavar="N", help="answers wanted for each pair (default 1)"
+        "--reviewers", type=positive, default=1, metavar="N", help="answers wanted for each pair (default 1)"
     )
     parser.add_argument(
         "--pictures",
@@ -108,13 +109,6 @@ def _add_push_arguments(parser: argparse.ArgumentParser) -> None:
         "--suggest", action="store_true", help="choose the model's answer in advance, except in audit draws"
     )
     parser.add_argument("--model", metavar="DIR", help="model directory that aligns the pairs (default: the champion)")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be at least 1")
-    return value
 
 
 def _push(arguments: argparse.Namespace) -> int:

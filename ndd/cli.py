@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ndd import threshold_cli
+from ndd.arguments import positive
 from ndd.errors import NddError
 from ndd.index_cli import add_index_commands
 
@@ -87,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument(
         "--model", metavar="DIR", help="model directory (default: NDD_MODEL, the champion, the shipped one)"
     )
-    embed.add_argument("--workers", type=_positive, metavar="N", help="threads (default: one per core)")
+    embed.add_argument("--workers", type=positive, metavar="N", help="threads (default: one per core)")
     embed.set_defaults(run=_embed)
 
     add_index_commands(commands, _add_judging_arguments)
@@ -119,8 +120,8 @@ def add_find_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--neighbours", type=int, metavar="K", help="nearest descriptors looked at for each picture")
     parser.add_argument("--floor", type=float, metavar="P", help="pairs with a lower score are not written")
     _add_judging_arguments(parser)
-    parser.add_argument("--workers", type=_positive, metavar="N", help="how many work at once (default: one per core)")
-    parser.add_argument("--batch-size", type=_positive, metavar="N", help="pictures handed to a worker at once")
+    parser.add_argument("--workers", type=positive, metavar="N", help="how many work at once (default: one per core)")
+    parser.add_argument("--batch-size", type=positive, metavar="N", help="pictures handed to a worker at once")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an output made with other settings or pictures"
     )
@@ -133,7 +134,7 @@ def add_embed_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="DIR", help="model directory (default: NDD_MODEL, the champion, the shipped one)"
     )
-    parser.add_argument("--workers", type=_positive, metavar="N", help="how many work at once (default: one per core)")
+    parser.add_argument("--workers", type=positive, metavar="N", help="how many work at once (default: one per core)")
 
 
 def _add_judging_arguments(parser: argparse.ArgumentParser) -> None:
@@ -145,13 +146,6 @@ def _add_judging_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="DIR", help="model directory (default: NDD_MODEL, the champion, the shipped one)"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be at least 1")
-    return value
 
 
 def config_of(arguments: argparse.Namespace) -> FindConfig:

@@ -242,9 +242,9 @@ class _Search:
         with self._timed("plan"):
             manifest = self.listing.table
             done = [row for row, _, _ in fresh_rows(manifest, self.task.picture_store())]
-            todo = np.ones(len(manifest), bool)
-            todo[done] = False
-            pending = manifest.select(["path", "uri", "size", "mtime_ns"]).filter(pa.array(todo))
+            left = np.ones(len(manifest), bool)
+            left[done] = False
+            pending = manifest.select(["path", "uri", "size", "mtime_ns"]).filter(pa.array(left))
         block = self.request.block or block_size(len(manifest))
         with self._timed("embed"):
             return self.runner.map(EmbedWork, self.task, pending, block=block), len(done)

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ndd.arguments import positive
+
 if TYPE_CHECKING:
     from ndd.index.store import IndexStore
 
@@ -41,7 +43,7 @@ def add_index_commands(
 
     query = _verb(verbs, "query", _query, "look a picture up", own_json=False)
     query.add_argument("image", metavar="IMAGE")
-    query.add_argument("--k", type=_positive, default=10, metavar="K", help="at most so many matches (default: 10)")
+    query.add_argument("--k", type=positive, default=10, metavar="K", help="at most so many matches (default: 10)")
     judging(query)
 
     info = _verb(verbs, "info", _info, "say what an index holds")
@@ -73,13 +75,6 @@ def _verb(
         parser.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
     parser.set_defaults(run=run)
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be at least 1")
-    return value
 
 
 def _create(arguments: argparse.Namespace) -> int:

@@ -95,3 +95,19 @@ def _no_network() -> Iterator[None]:
         attempts = file.read()
     if attempts:
         pytest.fail(f"tests open no connection beyond this machine:\n{attempts}", pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory with random weights."""
+    from tests.samples import small_model  # torch, which many tests do without
+
+    return small_model(tmp_path_factory.mktemp("models") / "model")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the small album."""
+    from tests.samples import small_album
+
+    return small_album(tmp_path_factory.mktemp("albums") / "album")

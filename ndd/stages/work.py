@@ -233,10 +233,10 @@ def extract_missing(task: SearchTask, album: Album, rows: NDArray[np.int64], dec
     """Extract the keypoints of pictures that have none yet; how many."""
     store = task.keypoint_store()
     ids, uris = album.table.column("id"), album.table.column("uri")
-    todo = [(ids[int(row)].as_py(), text_to_uri(uris[int(row)].as_py())) for row in rows]
+    named = [(ids[int(row)].as_py(), text_to_uri(uris[int(row)].as_py())) for row in rows]
     return store.add(
         (id, lambda uri=uri: decoder.pixels(decoder.file(uri)))  # type: ignore[misc]
-        for id, uri in todo
+        for id, uri in named
         if id not in store
     )
 

@@ -13,14 +13,9 @@ import pytest
 from ndd.find import FindRequest, Runner, find
 from ndd.local import LocalRunner
 from ndd.tables import read_groups, read_pairs
-from tests.samples import small_album, small_model
+from tests.samples import small_album
 
 Search = Callable[..., tuple[bytes, bytes]]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_model(tmp_path_factory.mktemp("models") / "model")
 
 
 @pytest.fixture(scope="module")

@@ -22,16 +22,11 @@ import pytest
 from ndd.config import FindConfig
 from ndd.find import FindRequest, block_size, find
 from ndd.local import LocalRunner
-from tests.samples import photographs, small_album, small_model
+from tests.samples import photographs, small_album
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 MARK = "NDD_TEST_MARK"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_model(tmp_path_factory.mktemp("models") / "model")
 
 
 @pytest.fixture(scope="module")

@@ -15,17 +15,7 @@ from ndd.data.decisions import DecisionStore
 from ndd.home import home
 from ndd.tables import read_failures, read_groups, read_pairs, read_vectors
 from ndd.types import Relation, Verdict
-from tests.samples import small_album, small_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_model(tmp_path_factory.mktemp("models") / "model")
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_album(tmp_path_factory.mktemp("albums") / "album")
+from tests.samples import small_album
 
 
 @pytest.fixture(autouse=True)

@@ -14,17 +14,7 @@ from ndd.errors import DecodeError, InputError, ModelError
 from ndd.tables import read_pairs
 from ndd.types import Relation
 from ndd.verify.score import Scorer
-from tests.samples import photographs, small_album, small_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_model(tmp_path_factory.mktemp("models") / "model")
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_album(tmp_path_factory.mktemp("albums") / "album")
+from tests.samples import photographs
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,7 @@ from ndd.detector import Detector
 from ndd.errors import DecodeError, SchemaError
 from ndd.known import KnownPicture, vector_of
 from ndd.types import image_id
-from tests.samples import small_album, small_model
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_album(tmp_path_factory.mktemp("albums") / "album")
+from tests.samples import small_model
 
 
 @pytest.fixture(scope="module")

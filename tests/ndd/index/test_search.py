@@ -16,17 +16,6 @@ from ndd.home import home
 from ndd.index.store import Entry, IndexStore
 from ndd.tables import read_failures
 from ndd.types import Decision, Verdict
-from tests.samples import small_album, small_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_model(tmp_path_factory.mktemp("models") / "model")
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_album(tmp_path_factory.mktemp("albums") / "album")
 
 
 @pytest.fixture(scope="module")

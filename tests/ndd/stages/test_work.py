@@ -18,17 +18,7 @@ from ndd.model.directory import describe
 from ndd.parquet import write_table
 from ndd.stages.album import fresh_rows
 from ndd.stages.work import EmbedWork, MatchWork, SearchTask, VerifyWork, collect
-from tests.samples import small_album, small_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_model(tmp_path_factory.mktemp("models") / "model")
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_album(tmp_path_factory.mktemp("albums") / "album")
+from tests.samples import small_album
 
 
 def make_task(private: Path, model: Path, pictures: Path, config: FindConfig | None = None) -> SearchTask:
