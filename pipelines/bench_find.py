@@ -27,7 +27,7 @@ from ndd.config import FindConfig
 from ndd.errors import InputError
 from ndd.metrics.calibration import expected_calibration_error
 from ndd.metrics.pairs import Confusion, compare_pairs, pairs_of_groups
-from ndd.metrics.retrieval import ScoreRows, evaluate_groups
+from ndd.metrics.retrieval import evaluate_groups, rows_of_pairs
 from ndd.runs import PRIVATE
 from ndd.stages.match import Matcher
 from ndd.tables import GroupRow, PairRow, read_groups, read_pairs
@@ -92,6 +92,7 @@ def judge(album: Album, pairs: Sequence[PairRow], groups: Sequence[GroupRow]) ->
     """
     truth = _truth(album)
     wanted = _pairs_of(truth)
+    rows = rows_of_pairs(list(truth), ((row.left, row.right, row.score) for row in pairs))
     labels = np.array([truth[row.left] == truth[row.right] for row in pairs], np.bool_)
     scores = np.array([row.score for row in pairs], np.float64)
     accepted = [(row.left, row.right) for row in pairs if row.duplicate]
@@ -99,7 +100,7 @@ def judge(album: Album, pairs: Sequence[PairRow], groups: Sequence[GroupRow]) ->
     for row in groups:
         members.setdefault(row.group, []).append(row.path)
     return {
-        "ranking": figures_of(album, evaluate_groups(_rows(truth, pairs), list(truth.values()))),
+        "ranking": figures_of(album, evaluate_groups(rows, list(truth.values()))),
         "accepted": _rates(compare_pairs(accepted, wanted, images=len(truth))),
         "grouped": {
             "groups": len(members),
@@ -183,24 +184,6 @@ def _pairs_of(truth: Mapping[str, str]) -> list[tuple[str, str]]:
 
 def _rates(counts: Confusion) -> dict[str, Any]:
     return {"precision": counts.precision, "recall": counts.recall, "false": counts.false_positive}
-
-
-def _rows(truth: Mapping[str, str], pairs: Sequence[PairRow]) -> ScoreRows:
-    at = {path: row for row, path in enumerate(truth)}
-    partners: list[list[tuple[int, float]]] = [[] for _ in truth]
-    for pair in pairs:
-        left, right = at[pair.left], at[pair.right]
-        partners[left].append((right, pair.score))
-        partners[right].append((left, pair.score))
-
-    def rows(start: int, stop: int) -> NDArray[np.float32]:
-        scores = np.zeros((stop - start, len(truth)), np.float32)
-        for row, near in zip(scores, partners[start:stop], strict=True):
-            for column, score in near:
-                row[column] = score
-        return scores
-
-    return rows
 
 
 def _fates(

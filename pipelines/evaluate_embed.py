@@ -22,14 +22,13 @@ from ndd.config import FindConfig
 from ndd.data.scan import Source, encode_path
 from ndd.errors import NothingReadable
 from ndd.find import FindRequest, Runner, find
-from ndd.metrics.retrieval import ScoreRows
 from ndd.model.directory import describe
 from ndd.tables import GroupRow, PairRow, read_failures, read_groups, read_pairs, read_vectors
 from ndd.types import Failure
 from ndd.vectors import embed_sources
 from pipelines.album import Album
 
-__all__ = ["Embedded", "Searched", "embed_album", "readable", "search_album", "sparse_rows", "teller"]
+__all__ = ["Embedded", "Searched", "embed_album", "readable", "search_album", "teller"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,25 +86,6 @@ def search_album(album: Album, model: Path, work: Path, runner: Runner) -> Searc
         pairs.append(replace(row, left=names[row.left], right=names[row.right]))
     groups = [replace(row, path=names[row.path]) for row in read_groups(out / "groups.parquet")]
     return Searched(pairs, groups, run | {"failures": len(read_failures(out / "failures.parquet"))})
-
-
-def sparse_rows(album: Album, pairs: Sequence[PairRow]) -> ScoreRows:
-    """The scores of a search as rows of a ranking: a pair that was never a candidate scores 0, as it does for the user."""
-    at = {row.image: number for number, row in enumerate(album.images)}
-    partners: list[list[tuple[int, float]]] = [[] for _ in album.images]
-    for pair in pairs:
-        left, right = at[pair.left], at[pair.right]
-        partners[left].append((right, pair.score))
-        partners[right].append((left, pair.score))
-
-    def rows(start: int, stop: int) -> NDArray[np.float32]:
-        scores = np.zeros((stop - start, len(at)), np.float32)
-        for line, near in zip(scores, partners[start:stop], strict=True):
-            for column, score in near:
-                line[column] = score
-        return scores
-
-    return rows
 
 
 def readable(album: Album, failures: Sequence[Failure]) -> Album:

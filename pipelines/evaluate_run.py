@@ -14,6 +14,7 @@ from ndd.errors import InputError
 from ndd.find import Runner
 from ndd.metrics.calibration import Reliability, reliability
 from ndd.metrics.intervals import per_million_images
+from ndd.metrics.retrieval import rows_of_pairs
 from ndd.model.directory import ModelDirectory, describe
 from ndd.tables import PairRow
 from ndd.types import Failure
@@ -21,7 +22,7 @@ from pipelines import evaluate_pairs
 from pipelines.album import Album
 from pipelines.bench_find import judge
 from pipelines.bench_methods import standout_rows
-from pipelines.evaluate_embed import Embedded, Searched, embed_album, search_album, sparse_rows, teller
+from pipelines.evaluate_embed import Embedded, Searched, embed_album, search_album, teller
 from pipelines.evaluate_methods import neutral_vectors, rivals, standout_pairs, whole_detector
 from pipelines.evaluate_pairs import PairSet, draw_pairs, labelled_pairs
 from pipelines.evaluate_rank import Ranked, figures, rank
@@ -116,7 +117,9 @@ def _search(found: Evaluation, runner: Runner) -> None:
     """The whole search: its ranking, what it accepts, its groups, and whether its probabilities hold."""
     searched = search_album(found.album, found.plan.model, found.plan.work, runner)
     found.searched = searched
-    _ranking(found, "search", sparse_rows(found.album, searched.pairs), low=0.0)
+    scored = ((pair.left, pair.right, pair.score) for pair in searched.pairs)
+    names = [image.image for image in found.album.images]
+    _ranking(found, "search", rows_of_pairs(names, scored), low=0.0)
     named = [_short(row) for row in searched.pairs]
     groups = [replace(row, path=row.path.removeprefix("images/")) for row in searched.groups]
     judged = judge(found.album, named, groups)

@@ -24,10 +24,30 @@ __all__ = [
     "micro_average_precision",
     "precision_recall",
     "recall_at_k",
+    "rows_of_pairs",
 ]
 
 ScoreRows = Callable[[int, int], NDArray[np.float32]]
 """(start, stop) → the scores (stop − start, N) of pictures start…stop−1 against all N."""
+
+
+def rows_of_pairs(names: Sequence[str], scored: Iterable[tuple[str, str, float]]) -> ScoreRows:
+    """Rows of scores from the pairs that a search gave, (left, right, score) with names out of `names`; a pair that it
+    did not give scores 0, as it does for whoever uses the search."""
+    at = {name: row for row, name in enumerate(names)}
+    partners: list[list[tuple[int, float]]] = [[] for _ in at]
+    for left, right, score in scored:
+        partners[at[left]].append((at[right], score))
+        partners[at[right]].append((at[left], score))
+
+    def rows(start: int, stop: int) -> NDArray[np.float32]:
+        scores = np.zeros((stop - start, len(at)), np.float32)
+        for line, near in zip(scores, partners[start:stop], strict=True):
+            for column, score in near:
+                line[column] = score
+        return scores
+
+    return rows
 
 
 @dataclass(frozen=True, slots=True)

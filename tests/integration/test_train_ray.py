@@ -21,14 +21,10 @@ from ndd.home import home
 from ndd.model import checkpoint
 from pipelines import train
 from pipelines.session import ray_session
+from tests.mlflow import MLFLOW_WARNINGS
 from tests.ndd.training.builders import tiny_pictures
 
-pytestmark = [
-    # Ray warns of settings of its own that it sets itself; MLflow uses what SQLAlchemy has deprecated.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = MLFLOW_WARNINGS  # Ray, too, warns of settings of its own that it sets itself
 
 TWENTY = ["--recipe", "smoke_cpu", "--threads", "1", "--set", "epochs=2", "--set", "examples=80"]
 

@@ -22,7 +22,6 @@ from pipelines.cli import main
 from pipelines.demo import photographs
 from pipelines.evaluate import _numbers
 from pipelines.evaluate_attack import perturb
-from pipelines.evaluate_embed import sparse_rows
 from pipelines.evaluate_hard import CLUTTER, LOOKALIKES, make_pairs
 from pipelines.evaluate_page import write_page
 from pipelines.evaluate_pictures import draw
@@ -114,12 +113,6 @@ def test_an_unreadable_picture_is_listed(album: Album, tmp_path: Path) -> None:
     assert [of["path"] for of in metrics["album"]["unreadable"]] == [f"images/{damaged.name}"]
     assert metrics["album"]["images"] == 7
     assert "too few" in metrics["comparison"]["left_out"], "four groups are no five folds, and the page says so"
-
-
-def test_a_pair_that_was_never_a_candidate_scores_zero(album: Album) -> None:
-    rows = sparse_rows(album, [])
-    assert rows(0, 3).shape == (3, len(album.images))
-    assert not rows(0, 3).any()
 
 
 def test_figures_go_where_they_are_shown(found: Evaluation, tmp_path: Path) -> None:

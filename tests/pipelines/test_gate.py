@@ -26,13 +26,9 @@ from pipelines.evaluate_rank import rank
 from pipelines.gate import _false, _reasons, _Seen, _values, challenge
 from pipelines.registry import alias, fetch, register
 from pipelines.tracking import content_digest
+from tests.mlflow import MLFLOW_WARNINGS
 
-# MLflow uses what SQLAlchemy has deprecated, and leaves connections to the garbage collector.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = MLFLOW_WARNINGS
 
 
 @pytest.fixture(scope="module")

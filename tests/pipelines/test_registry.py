@@ -11,24 +11,10 @@ from ndd.home import home
 from ndd.model.directory import CARD, describe, shipped
 from pipelines.registry import alias, fetch, register, set_alias
 from pipelines.tracking import Registry, content_digest
+from tests.mlflow import MLFLOW_WARNINGS
 from tests.samples import small_model
 
-# MLflow uses what SQLAlchemy has deprecated, and leaves connections to the garbage collector.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-
-
-@pytest.fixture(autouse=True)
-def _registry(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+pytestmark = [*MLFLOW_WARNINGS, pytest.mark.usefixtures("tracked")]
 
 
 def test_from_a_directory_to_a_version_and_back(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from ndd.training.plan import make_batch, plan_epoch
 from ndd.types import image_id
 from pipelines.sources import list_sources, read_source
 from pipelines.streams import PictureStore
+from tests.bucket import bucket
 from tests.ndd.pictures import encode, photo
 from tests.ndd.training.builders import tiny
-from tests.pipelines.s3 import object_store
 
 PICTURES = {f"sub/{i} ü%20#.png": encode(np.roll(photo(), 9 * i, axis=1), "PNG") for i in range(7)}
 
@@ -79,7 +79,7 @@ def test_an_object_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "photos/x.tar": tar,
         "else.png": b"?",
     }
-    with object_store(objects) as options:
+    with bucket(objects, name="album") as options:
         found = contents([f"s3://album/photos{options}"])
         assert found == {**PICTURES, **{f"x.tar/{name}": content for name, content in PICTURES.items()}}
         with pytest.raises(UsageError, match="no such file, folder or prefix"):

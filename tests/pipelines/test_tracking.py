@@ -12,23 +12,9 @@ from ndd.errors import StoreError
 from ndd.home import home
 from ndd.model.directory import describe, shipped
 from pipelines.tracking import REGISTERED_MODEL, TrackedRun, tracking_uri
+from tests.mlflow import MLFLOW_WARNINGS
 
-# MLflow uses what SQLAlchemy has deprecated, and leaves connections to the garbage collector.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-
-
-@pytest.fixture(autouse=True)
-def _tracker(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+pytestmark = [*MLFLOW_WARNINGS, pytest.mark.usefixtures("tracked")]
 
 
 def client(uri: str) -> Any:

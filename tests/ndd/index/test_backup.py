@@ -12,7 +12,7 @@ from ndd.cli import main
 from ndd.errors import StoreError, UsageError
 from ndd.index.backup import backup, restore
 from ndd.index.store import IndexStore
-from tests.ndd.index.bucket import bucket
+from tests.bucket import bucket
 from tests.ndd.index.builders import DIGEST, entry, picture, store_at
 
 
@@ -24,7 +24,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         return
     for name, value in (("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "s"), ("EC2_METADATA_DISABLED", "true")):
         monkeypatch.setenv(f"AWS_{name}", value)
-    with bucket({}, []) as options:
+    with bucket({}) as options:
         yield f"s3://b/copies/mine{options}"
 
 

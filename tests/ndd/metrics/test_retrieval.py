@@ -16,6 +16,7 @@ from ndd.metrics.retrieval import (
     micro_average_precision,
     precision_recall,
     recall_at_k,
+    rows_of_pairs,
 )
 
 FEW = settings(deadline=None, max_examples=40)  # scikit-learn takes milliseconds a call
@@ -155,3 +156,10 @@ def test_what_cannot_be_ranked_is_refused() -> None:
         precision_recall([1.0], []).recall_at_precision(0.0)
     with pytest.raises(ValueError, match="gave"):
         evaluate_groups(lambda a, b: np.zeros((b - a, 1), np.float32), ["x", "x"])
+
+
+def test_a_pair_that_a_search_did_not_give_scores_zero() -> None:
+    rows = rows_of_pairs(["a", "b", "c"], [("c", "a", 0.5)])
+    assert rows(0, 3).tolist() == [[0.0, 0.0, 0.5], [0.0, 0.0, 0.0], [0.5, 0.0, 0.0]]
+    assert rows(2, 3).tolist() == [[0.5, 0.0, 0.0]]
+    assert not rows_of_pairs(["a", "b"], [])(0, 2).any()

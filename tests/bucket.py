@@ -1,4 +1,4 @@
-"""As much of S3 as copying an index takes, on loopback: HEAD, GET with ranges, list, PUT, multipart uploads, DELETE."""
+"""As much of S3 as reading pictures and copying an index takes, on loopback: HEAD, GET with ranges, list, PUT, DELETE."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _DATE, _ISO = "Thu, 01 Jan 2026 00:00:00 GMT", "2026-01-01T00:00:00.000Z"
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    bucket: str
     objects: dict[str, bytes]
     parts: dict[str, dict[int, bytes]]
     sent: list[str]
@@ -32,7 +33,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         key, query = self._key()
-        if not key:
+        if not self.path.startswith(f"/{self.bucket}"):
+            self._send(404, b"")
+        elif not key:
             self._send(200, self._listing(query))
         elif key not in self.objects:
             self._send(404, b"")
@@ -93,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
             f"<Contents><Key>{escape(k)}</Key><LastModified>{_ISO}</LastModified><Size>{len(self.objects[k])}</Size></Contents>"
             for k in found
         )
-        head = "<Name>b</Name><IsTruncated>false</IsTruncated>"
+        head = f"<Name>{self.bucket}</Name><IsTruncated>false</IsTruncated><Prefix>{escape(prefix)}</Prefix>"
         return f"<ListBucketResult>{head}<KeyCount>{len(found)}</KeyCount>{rows}</ListBucketResult>".encode()
 
     def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
@@ -118,9 +121,10 @@ def _plain(content: bytes) -> bytes:
 
 
 @contextmanager
-def bucket(objects: dict[str, bytes], sent: list[str]) -> Iterator[str]:
-    """Serve `objects` as the bucket `b`, and note the keys that are written; the URL's options that lead there."""
-    handler = type("Handler", (_Handler,), {"objects": objects, "parts": {}, "sent": sent})
+def bucket(objects: dict[str, bytes], sent: list[str] | None = None, *, name: str = "b") -> Iterator[str]:
+    """Serve `objects` as the bucket `name`, and note in `sent` the keys that are written; the URL's options that lead there."""
+    noted: list[str] = [] if sent is None else sent
+    handler = type("Handler", (_Handler,), {"bucket": name, "objects": objects, "parts": {}, "sent": noted})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
