@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -27,6 +28,14 @@ from serve.settings import Settings
 __all__ = ["application"]
 
 Needs = Callable[[str], Any]
+
+
+class Json(JSONResponse):
+    """JSON of ASCII letters: an index that was filled from a disk may hold names that are no valid Unicode."""
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
 def application(service: Service, *, settings: Settings, keys: KeyRing, stamp: bool = True) -> Any:
@@ -81,7 +90,7 @@ def _needs(keys: KeyRing, rates: Rates) -> Needs:
 
 def _add_errors(app: FastAPI) -> None:
     def said(request: Request, error: ApiError) -> Response:
-        return JSONResponse(body_of(error, request_id=request.state.request_id), error.status, headers=error.headers)
+        return Json(body_of(error, request_id=request.state.request_id), error.status, headers=error.headers)
 
     @app.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> Response:
@@ -110,22 +119,22 @@ def _judging(service: Service, pictures: Pictures, settings: Settings, needs: Ne
     @router.post("/compare", response_model=schemas.Answer, openapi_extra=openapi.COMPARE)
     async def compare(request: Request) -> Response:
         """What two pictures are to each other: the body of `ndd compare --json`."""
-        payload = await read_payload(request)
+        payload = await read_payload(request, pictures=("a", "b"))
         valid(schemas.CompareFields, payload.values, pictures=("a", "b"))
         a, b = await pictures.of(payload, "a", "b")
-        return JSONResponse(await service.compare(a, b))
+        return Json(await service.compare(a, b))
 
     @router.post("/query", response_model=schemas.QueryAnswer, openapi_extra=openapi.QUERY)
     async def query(request: Request) -> Response:
         """Is this picture already there? A picture, or an embedding with the digest of the model that made it."""
-        payload = await read_payload(request)
+        payload = await read_payload(request, pictures=("image",))
         fields = valid(schemas.QueryFields, payload.values, pictures=("image",))
         if fields.vector is not None:
             if "image" in payload.files or "image" in payload.values:
                 raise ApiError(422, "bad_field", "vector: send an image or a vector, not both")
-            return JSONResponse(await service.query_vector(fields.vector, fields.embedding_digest, k=fields.k))
+            return Json(await service.query_vector(fields.vector, fields.embedding_digest, k=fields.k))
         (image,) = await pictures.of(payload, "image")
-        return JSONResponse(await service.query(image, k=fields.k))
+        return Json(await service.query(image, k=fields.k))
 
     @router.post("/batch", response_class=Lines, openapi_extra=openapi.BATCH)
     async def batch(request: Request) -> Response:
@@ -166,11 +175,11 @@ def _keeping(service: Service, pictures: Pictures, settings: Settings, needs: Ne
     )
     async def add(request: Request) -> Response:
         """Put a picture into the index under your id. On disk when this answers; the same again changes nothing."""
-        payload = await read_payload(request)
+        payload = await read_payload(request, pictures=("image",))
         fields = valid(schemas.AddFields, payload.values, pictures=("image",))
         (image,) = await pictures.of(payload, "image")
         said = await service.add(image, id=fields.id, metadata=fields.metadata, replace=fields.replace)
-        return JSONResponse(said, 201 if said["status"] == "added" else 200)
+        return Json(said, 201 if said["status"] == "added" else 200)
 
     @router.get(
         "/images/{id:path}",
@@ -181,14 +190,14 @@ def _keeping(service: Service, pictures: Pictures, settings: Settings, needs: Ne
     )
     async def get(id: PathId) -> Response:
         """What is kept of a picture."""
-        return JSONResponse(await service.get(id))
+        return Json(await service.get(id))
 
     @router.delete(
         "/images/{id:path}", operation_id="remove_image", response_model=schemas.Removed, dependencies=[needs("write")]
     )
     async def remove(id: PathId) -> Response:
         """Take a picture out of the index; removing what is not there is no error."""
-        return JSONResponse(await service.remove(id))
+        return Json(await service.remove(id))
 
     @router.get(
         "/pictures/{id:path}", operation_id="get_picture", dependencies=[needs("read")], responses=openapi.PICTURE
@@ -208,7 +217,7 @@ def _keeping(service: Service, pictures: Pictures, settings: Settings, needs: Ne
     async def decide(request: Request) -> Response:
         """Record a person's word about two pictures; queries obey it from now on."""
         said = valid(schemas.DecisionFields, (await read_payload(request)).values)
-        return JSONResponse(await service.decide(said), 201)
+        return Json(await service.decide(said), 201)
 
     return router
 
@@ -219,7 +228,7 @@ def _telling(service: Service, settings: Settings, needs: Needs) -> APIRouter:
     @router.get("/v1/model", response_model=schemas.ModelSaid, dependencies=[needs("read")])
     async def model() -> Response:
         """Which model answers, on which index."""
-        return JSONResponse(service.said())
+        return Json(service.said())
 
     @router.get("/healthz", response_model=schemas.Status)
     async def healthz() -> dict[str, str]:

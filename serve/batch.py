@@ -101,6 +101,7 @@ async def _read(
 
 async def _answer(index: int, item: Item, free: asyncio.Semaphore, service: Service, pictures: Pictures) -> bytes:
     ref = None if isinstance(item, ApiError) else item.get("ref")
+    ref = ref if isinstance(ref, str) else None  # what is no text is refused below, and not given back
     async with free:
         try:
             if isinstance(item, ApiError):

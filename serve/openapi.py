@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -20,17 +20,30 @@ def _tiny(shift: int) -> str:
 
 
 def _starts() -> str:
-    """A pattern for base64 that begins like a picture file. Three forms of small PNM pictures are spelt out to the end, so
-    that tools which make requests up from the description make real pictures."""
+    """A pattern for base64 that begins like a picture file. Some forms of small PNM pictures are spelt out to the end, so
+    that tools which make requests up from the description make real pictures most of the time."""
     letter = "[A-Za-z0-9+/]"
-    small = {b"P6\n8  8\n255\n": 256, b"P5\n6  8\n255\n": 64, b"P4\n8  12\n": 16}
+    # Head → letters of the pixels behind it; each head has a multiple of three bytes, so that base64 can be cut there.
+    small = {
+        b"P6\n8  8\n255\n": 256,
+        b"P6\n6  6\n255\n": 144,
+        b"P5\n6  8\n255\n": 64,
+        b"P5\n12   12\n255\n": 192,
+        b"P5\n16    9\n255\n": 192,
+        b"P4\n8  12\n": 16,
+        b"P4\n24 10\n": 40,
+    }
     whole = [
         base64.b64encode(head).decode().replace("+", "[+]") + f"{letter}{{{rest}}}" for head, rest in small.items()
     ]
-    # JPEG, PNG, GIF, WebP, TIFF (both orders), BMP, PNM, and ISO media (HEIC, AVIF: `ftyp` after a length).
+    # JPEG, PNG, GIF, WebP, TIFF (both orders), BMP, PNM, and ISO media (HEIC, AVIF: `ftyp` after a length), each as far as
+    # its first bytes decide whole letters; then up to a multiple of four letters, as base64 has it.
     first = ["/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "SUkqA", "TU0AK", "Qk", "UD[Q-Y]", f"AAAA{letter}{{2}}Z0eXB"]
-    first[-1] = f"AAAA{letter}{{2}}Z0eXB|AAAA{letter}{{2}}ZnR5c"
-    return f"^(?:{'|'.join(whole)}|(?:{'|'.join(first)}){letter}*={{0,2}})$"
+    first[-1:] = [f"AAAA{letter}{{2}}Z0eXB", f"AAAA{letter}{{2}}ZnR5c"]
+    lengths = [4, 11, 6, 5, 5, 5, 2, 3, 11, 11]
+    any_length = [f"{start}{letter}{{{-length % 4}}}" for start, length in zip(first, lengths, strict=True)]
+    end = f"(?:{letter}{{4}})*(?:{letter}{{2}}==|{letter}{{3}}=)?"
+    return f"^(?:{'|'.join(whole)}|(?:{'|'.join(any_length)}){end})$"
 
 
 _ONE, _OTHER = _tiny(0), _tiny(1)
@@ -58,57 +71,97 @@ _BY_URL = {
 }
 _PICTURE = {"$ref": "#/components/schemas/Picture"}
 _FILE = {"title": "a picture file", "type": "string", "format": "binary", "contentMediaType": "image/*"}
-EXAMPLE_ID = "photo-1"
-_NAMED = {"type": "string", "pattern": f"^(?:{EXAMPLE_ID}|[^\\x00-\\x1f\\x7f]{{1,256}})$", "example": EXAMPLE_ID}
+EXAMPLE_ID, OTHER_ID = "photo-1", "photo-2"
+
+
+def _named(example: str) -> dict[str, Any]:
+    """A picture of the index by its id, for instance by this one."""
+    return {"type": "string", "pattern": f"^(?:{example}|[^\\x00-\\x1f\\x7f]{{1,256}})$", "example": example}
+
+
+_NAMED = _named(EXAMPLE_ID)
 _EXAMPLES = [{"base64": _ONE}, {"base64": _OTHER}]
 
 
-def _body(model: type[schemas.Strict], pictures: tuple[str, ...], example: dict[str, Any]) -> dict[str, Any]:
-    """A request body, as JSON and as a form: the fields of `model` with these pictures beside them. In a form a picture is a
-    file, or a text field in base64."""
-    fields = model.model_json_schema()
-    plain = {"type": "object", "additionalProperties": False, "required": [*pictures, *fields.get("required", [])]}
-    rest = fields.get("properties", {})
+def _with_pictures(pictures: Sequence[str], picture: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """An object of these pictures and the fields of a model's schema beside them."""
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": [*pictures, *fields.get("required", [])],
+        "properties": {**dict.fromkeys(pictures, picture), **fields.get("properties", {})},
+    }
 
-    def with_pictures(schema: dict[str, Any]) -> dict[str, Any]:
-        return plain | {"properties": {**dict.fromkeys(pictures, schema), **rest}}
 
-    form = {"anyOf": [with_pictures(_FILE), with_pictures(_BASE64)]}
+def _form(pictures: Sequence[str], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as a form, in which a picture is a file, or a text in base64."""
+    return {"anyOf": [_with_pictures(pictures, picture, fields) for picture in (_FILE, _BASE64)]}
+
+
+def _body(json: Mapping[str, Any], form: Mapping[str, Any], *examples: dict[str, Any]) -> dict[str, Any]:
+    """A request body by its two schemas."""
+    named = {f"example {at}": {"value": value} for at, value in enumerate(examples, 1)}
     content = {
-        "application/json": {"schema": with_pictures(_PICTURE), "example": example},
+        "application/json": {"schema": json, "examples": named},
         "multipart/form-data": {"schema": form},
     }
     return {"requestBody": {"required": True, "content": content}}
 
 
-COMPARE = _body(schemas.CompareFields, ("a", "b"), {"a": _EXAMPLES[0], "b": _EXAMPLES[1]})
-QUERY = _body(schemas.BatchQuery, ("image",), {"image": _EXAMPLES[0], "k": 5})
-for _form in QUERY["requestBody"]["content"]["multipart/form-data"]["schema"]["anyOf"]:
-    _form["properties"].pop("ref")  # of a batch
-_BY_PICTURE = QUERY["requestBody"]["content"]["application/json"]["schema"]
-QUERY["requestBody"]["content"]["application/json"]["schema"] = {"$ref": "#/components/schemas/QueryBody"}
-ADD = _body(schemas.AddFields, ("image",), {"image": _EXAMPLES[0], "id": EXAMPLE_ID, "metadata": {"album": "holidays"}})
+_NO_FIELDS: dict[str, Any] = {}
+_ADDED = schemas.AddFields.model_json_schema()
+COMPARE = _body(
+    _with_pictures(("a", "b"), _PICTURE, _NO_FIELDS),
+    _form(("a", "b"), _NO_FIELDS),
+    {"a": _EXAMPLES[0], "b": _EXAMPLES[1]},
+)
+QUERY = _body(
+    {"$ref": "#/components/schemas/QueryBody"},
+    {"$ref": "#/components/schemas/QueryForm"},
+    {"image": _EXAMPLES[0], "k": 5},
+)
+ADD = _body(
+    _with_pictures(("image",), _PICTURE, _ADDED),
+    _form(("image",), _ADDED),
+    {"image": _EXAMPLES[0], "id": EXAMPLE_ID, "metadata": {"album": "holidays"}},
+    {"image": _EXAMPLES[1], "id": OTHER_ID},
+)
 
 
-def _decision(left: str, right: str) -> dict[str, Any]:
-    """A decision that names its pictures by these two fields."""
+def _decision(title: str, named: Mapping[str, dict[str, Any]], *, timed: bool | None) -> dict[str, Any]:
+    """A decision that names its pictures by these two fields. timed: it says when; None: it may."""
     fields = schemas.DecisionFields.model_json_schema()
-    others = {"left", "right", "left_id", "right_id"} - {left, right}
-    named = (
-        _NAMED if left == "left" else {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "sha256 of a file"}
-    )
-    rest = {name: value for name, value in fields["properties"].items() if name not in others}
-    properties = {**rest, left: named, right: named}
-    required = [left, right, *fields["required"]]
-    return {"type": "object", "additionalProperties": False, "required": required, "properties": properties}
+    rest = {name: value for name, value in fields["properties"].items() if name not in _SIDES}
+    required = [*named, *fields["required"]]
+    if timed is False:
+        rest.pop("time")
+    elif timed:
+        required.append("time")
+        rest["time"] = {"type": "string", "format": "date-time"}
+    properties = {**rest, **named}
+    return {
+        "title": title,
+        "type": "object",
+        "additionalProperties": False,
+        "required": required,
+        "properties": properties,
+    }
 
 
+_SIDES = ("left", "right", "left_id", "right_id")
+_SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "sha256 of a file"}
+_BY_CONTENT = {"left_id": _SHA256, "right_id": _SHA256}
+_DECISIONS = [
+    _decision("two files, now", _BY_CONTENT, timed=False),
+    _decision("two files, at a time; the same again is recorded once", _BY_CONTENT, timed=True),
+    _decision("two pictures of the index", {"left": _NAMED, "right": _named(OTHER_ID)}, timed=None),
+]
 DECIDE = {
     "requestBody": {
         "required": True,
         "content": {
             "application/json": {
-                "schema": {"anyOf": [_decision("left_id", "right_id"), _decision("left", "right")]},
+                "schema": {"anyOf": _DECISIONS},
                 "example": {"left_id": "0" * 64, "right_id": "1" * 64, "verdict": "distinct", "reviewer": "ann"},
             }
         },
@@ -194,9 +247,11 @@ def finish(app: FastAPI, *, urls: bool, k: int, model: Callable[[], tuple[str, i
 
 def _schemas(urls: bool, k: int, model: tuple[str, int]) -> dict[str, Any]:
     digest, dim = model
-    item = _body(schemas.BatchCompare, ("a", "b"), {})["requestBody"]["content"]["application/json"]["schema"]
+    ref = {"type": "string", "maxLength": 256}
     most = {"type": "integer", "minimum": 1, "maximum": k, "default": 10}
-    by_picture = _BY_PICTURE | {"properties": {"image": _PICTURE, "k": most}}
+    by_picture = _with_pictures(("image",), _PICTURE, {"properties": {"k": most}})
+    compared = _with_pictures(("a", "b"), _PICTURE, {"properties": {"ref": ref}})
+    asked = _with_pictures(("image",), _PICTURE, {"properties": {"k": most, "ref": ref}})
     number = {"type": "number", "minimum": -1, "maximum": 1}
     by_vector = {
         "type": "object",
@@ -208,11 +263,11 @@ def _schemas(urls: bool, k: int, model: tuple[str, int]) -> dict[str, Any]:
             "k": most,
         },
     }
-    ref = {"type": "string", "maxLength": 256}
     return {
         "Picture": {"oneOf": [_INLINE, _BY_URL], "examples": _EXAMPLES} if urls else _INLINE | {"examples": _EXAMPLES},
         "QueryBody": {"anyOf": [by_picture, by_vector]},
-        "BatchItem": {"anyOf": [item, by_picture | {"properties": {**by_picture["properties"], "ref": ref}}]},
+        "QueryForm": _form(("image",), {"properties": {"k": most}}),
+        "BatchItem": {"anyOf": [compared, asked]},
     }
 
 

@@ -26,16 +26,24 @@ _AT_ONCE = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payload:
-    """A body: the files of a form (or none), and its other fields as JSON values."""
+    """A body: the pictures of a form (or none), and other fields as JSON values; those of a form are text."""
 
     files: Mapping[str, bytes] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
 class _InMemory(MultiPartParser):
-    """Keeps files in memory: the body is bounded, and a full disk must not stop a comparison."""
+    """Keeps files in memory: the body is bounded, and a full disk must not stop a comparison. A part without a file name is
+    kept as it came (latin-1 loses no byte), because many clients send a picture so."""
 
     spool_max_size = 1 << 40
+
+    def on_part_end(self) -> None:
+        """A part is complete."""
+        if self._current_part.file is None:
+            self.items.append((self._current_part.field_name, self._current_part.data.decode("latin-1")))
+        else:
+            super().on_part_end()
 
     def close(self) -> None:
         """Let all files go, those of a form that was cut short too."""
@@ -57,7 +65,7 @@ class Pictures:
 
     async def of_value(self, value: Any, *, name: str) -> bytes:
         """The picture that a JSON value gives."""
-        if isinstance(value, str):  # a field of a form that is no file, and the shortest JSON there is
+        if isinstance(value, str):  # the shortest JSON there is
             value = {"base64": value}
         if not isinstance(value, Mapping) or set(value) not in ({"base64"}, {"url"}):
             raise ApiError(422, "bad_picture", f'{name}: send {{"base64": …}} or {{"url": …}}, or a file of a form')
@@ -94,11 +102,12 @@ class Pictures:
         return content
 
 
-async def read_payload(request: Request) -> Payload:
-    """The body of a request, a form or a JSON object. Raises ApiError for anything else."""
+async def read_payload(request: Request, *, pictures: Sequence[str] = ()) -> Payload:
+    """The body of a request, a form or a JSON object. pictures: fields of a form that hold one. Raises ApiError for
+    anything else."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return await _form(request)
+        return await _form(request, pictures)
     if kind == "application/json":
         return Payload(values=await read_json(await request.body()))
     raise ApiError(415, "media_type", "send multipart/form-data or application/json")
@@ -115,27 +124,39 @@ async def read_json(body: bytes) -> dict[str, Any]:
     return value
 
 
-async def _form(request: Request) -> Payload:
-    parser = _InMemory(request.headers, request.stream(), max_files=16, max_fields=32)
+async def _form(request: Request, pictures: Sequence[str]) -> Payload:
+    # The body is bounded as a whole (`serve.guard`), so a part of it needs no bound of its own.
+    parser = _InMemory(request.headers, request.stream(), max_files=16, max_fields=32, max_part_size=1 << 40)
     try:
-        return await _sorted_out(await parser.parse())
+        return await _sorted_out(await parser.parse(), pictures)
     except (MultiPartException, KeyError, ValueError, AssertionError) as error:
         raise ApiError(400, "bad_form", f"the form cannot be read ({type(error).__name__})") from None
     finally:
         parser.close()
 
 
-async def _sorted_out(form: FormData) -> Payload:
+async def _sorted_out(form: FormData, pictures: Sequence[str]) -> Payload:
+    """Pictures by name, other parts as text: which of them have a file name is a matter of the client's taste."""
     files: dict[str, bytes] = {}
     values: dict[str, Any] = {}
     for name, value in form.multi_items():
         if name in files or name in values:
             raise ApiError(422, "bad_form", f"{_shown(name)}: given twice")
-        if isinstance(value, UploadFile):
-            files[name] = await value.read()
+        named = isinstance(value, UploadFile)
+        content = await value.read() if isinstance(value, UploadFile) else value.encode("latin-1")
+        if name not in pictures:
+            values[name] = content.decode()
         else:
-            values[name] = value
+            files[name] = content if named else await asyncio.to_thread(_of_part, content)
     return Payload(files=files, values=values)
+
+
+def _of_part(content: bytes) -> bytes:
+    """A picture without a file name: in base64, or as it is (no format writes base64's letters only)."""
+    try:
+        return base64.b64decode(content, validate=True)
+    except ValueError:
+        return content
 
 
 def valid(model: type[BaseModel], values: Mapping[str, Any], *, pictures: Sequence[str] = ()) -> Any:
@@ -153,7 +174,7 @@ def from_validation(errors: Sequence[Any]) -> ApiError:
     if first["type"] == "json_invalid":
         return ApiError(400, "bad_json", "the body is not valid JSON")
     place = ".".join(str(part) for part in first["loc"]) or "body"
-    return ApiError(422, "bad_field", f"{_shown(place)}: {first['msg']}")
+    return ApiError(422, "bad_field", f"{_shown(place)}: {first['msg'].removeprefix('Value error, ')}")
 
 
 def _shown(name: str) -> str:

@@ -92,6 +92,7 @@ class Reviewer:
             if self._queue.put([pair]):
                 self._numbers.event("queued")
         except (NddError, OSError) as error:  # nobody waits for this; the answer has been given
+            self._known.discard(pair_id(low[0].id, high[0].id))  # seen again, it may be drawn again
             self._numbers.event("review_failed")
             _log.warning("review", extra={"fields": {"reason": type(error).__name__}})
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 __all__ = [
     "SHA256",
@@ -47,6 +48,32 @@ def _from_text(value: object) -> object:
 
 
 FormJson = BeforeValidator(_from_text)
+_DEPTH = 32
+
+
+def _storable(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What was stored must be readable again by everybody: it is part of other people's answers."""
+    level: list[Any] = [metadata]
+    for _ in range(_DEPTH):
+        level = [value for one in level for value in (one.values() if isinstance(one, dict) else one)]
+        level = [value for value in level if isinstance(value, (dict, list))]
+    if level:
+        raise ValueError(f"nested more than {_DEPTH} deep")
+    try:
+        json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text is no valid Unicode") from None
+    except ValueError:
+        raise ValueError("a number is not finite") from None
+    return metadata
+
+
+def _moment(time: datetime) -> datetime:
+    """A time that can be told in UTC: the first and the last day of the calendar cannot, in some zones."""
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("out of the calendar of UTC") from None
 
 
 class Strict(BaseModel):
@@ -83,7 +110,7 @@ class AddFields(Strict):
     """Beside `image`."""
 
     id: Id
-    metadata: Annotated[dict[str, Any], FormJson] = Field(default_factory=dict)
+    metadata: Annotated[dict[str, Any], AfterValidator(_storable), FormJson] = Field(default_factory=dict)
     replace: bool = False
 
 
@@ -98,7 +125,12 @@ class DecisionFields(Strict):
     relation: RelationName | None = None
     reviewer: Annotated[str, Field(min_length=1, max_length=100, pattern=_ONE_LINE)] = "api"
     time: (
-        Annotated[AwareDatetime, Field(description="when; the same word at the same time is recorded once")] | None
+        Annotated[
+            AwareDatetime,
+            AfterValidator(_moment),
+            Field(description="when; the same word at the same time is recorded once"),
+        ]
+        | None
     ) = None
 
 

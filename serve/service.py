@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -117,6 +118,9 @@ class Service:
             return await self._add(image, id=id, metadata=metadata, replace=replace)
 
     async def _add(self, image: bytes, *, id: str, metadata: Mapping[str, Any], replace: bool) -> dict[str, Any]:
+        most = self.settings.limits.metadata_bytes
+        if len(json.dumps(metadata)) > most:
+            raise ApiError(413, "too_large", f"metadata: may have {most} bytes as JSON")
         with self.models.lease() as engine:
             shelf = self._shelf()
             (known,) = await self._look(engine, {"image": image})

@@ -14,6 +14,7 @@ import pytest
 from ndd.data.decisions import DecisionStore
 from ndd.detector import Detector
 from ndd.home import home
+from ndd.index.store import Entry
 from ndd.types import Verdict, image_id
 from serve.client import Refused
 from tests.serve.running import KEYS, Running
@@ -169,6 +170,74 @@ def test_a_batch_in_one_json_and_its_bad_lines(server: Running, pictures: Pictur
     body = json.dumps(pair).encode() + b"\n\n{broken\n[1]\n" + json.dumps(pair).encode()
     answer = server.post("/v1/batch", content=body, kind="application/x-ndjson")
     assert [json.loads(line)["status"] for line in answer.text.splitlines()] == [200, 400, 422, 200]
+
+
+@pytest.mark.parametrize("encode", [bytes, base64.b64encode])
+def test_a_picture_of_a_form_needs_no_file_name(shared: Running, pictures: Pictures, encode: Any) -> None:
+    """Some clients name only what comes from a disk; the bytes must not be taken for text."""
+    parts = [
+        b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n' % (side, encode(pictures[name]))
+        for side, name in ((b"a", "cat"), (b"b", "cat-jpeg"))
+    ]
+    answer = shared.post(
+        "/v1/compare", content=b"".join([*parts, b"--x--\r\n"]), kind="multipart/form-data; boundary=x"
+    )
+    files = {"a": pictures["cat"], "b": pictures["cat-jpeg"]}
+    assert answer.status_code == 200
+    assert answer.json() == shared.post("/v1/compare", files=files).json()
+
+
+def test_a_field_of_a_form_may_be_a_file(server: Running, pictures: Pictures) -> None:
+    files = {"image": pictures["cat"], "id": ("id.txt", "käse".encode()), "metadata": ("of.json", b'{"a": 1}')}
+    assert server.post("/v1/images", files=files).status_code == 201
+    with server.client() as client:
+        assert client.get("käse")["metadata"] == {"a": 1}
+    unknown = server.post("/v1/compare", files={"a": pictures["cat"], "b": pictures["cat"], "c": b"?"})
+    assert (unknown.status_code, unknown.json()["error"]["message"]) == (422, "c: Extra inputs are not permitted")
+    latin = server.post("/v1/images", files={"image": pictures["cat"], "id": ("id.txt", b"\xe4")})
+    assert (latin.status_code, latin.json()["error"]["code"]) == (400, "bad_form")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "status", "said"),
+    [
+        ('{"x": "\\ud800"}', 422, "no valid Unicode"),
+        ('{"\\udfff": 1}', 422, "no valid Unicode"),
+        ('{"x": NaN}', 422, "not finite"),
+        ('{"x": 1e400}', 422, "not finite"),
+        ('{{"x": {}1{}}}'.format("[" * 32, "]" * 32), 422, "nested more than 32 deep"),
+        ('{"x": "%s"}' % ("y" * 16384), 413, "16384 bytes"),
+    ],
+)
+def test_metadata_that_would_spoil_other_answers_is_refused(
+    server: Running, pictures: Pictures, metadata: str, status: int, said: str
+) -> None:
+    body = '{{"id": "x", "image": {}, "metadata": {}}}'.format(json.dumps(inline(pictures["cat"])), metadata)
+    answer = server.post("/v1/images", content=body, kind="application/json")
+    assert answer.status_code == status
+    assert said in answer.json()["error"]["message"]
+    form = server.post("/v1/images", files={"image": pictures["cat"]}, data={"id": "x", "metadata": metadata})
+    assert form.status_code == status
+    assert server.post("/v1/query", files={"image": pictures["cat"]}).json()["matches"] == []
+
+
+def test_names_of_a_disk_that_are_no_unicode_do_not_spoil_a_query(
+    server: Running, pictures: Pictures, detector: Detector
+) -> None:
+    id = b"caf\xe9.png".decode(errors="surrogateescape")
+    service = server.service
+    assert service.shelf is not None
+    picture = detector.look(pictures["cat"])
+    service.shelf.read().add([Entry(id="plain", picture=picture, metadata={"name": id})])
+    found = server.post("/v1/query", files={"image": pictures["cat"]})
+    assert [match["metadata"] for match in found.json()["matches"]] == [{"name": id}]
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00"])
+def test_a_time_beyond_the_calendar_is_refused(shared: Running, time: str) -> None:
+    body = {"left_id": "0" * 64, "right_id": "1" * 64, "verdict": "distinct", "time": time}
+    answer = shared.post("/v1/decisions", json=body)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (422, "time: out of the calendar of UTC")
 
 
 @pytest.mark.parametrize(
