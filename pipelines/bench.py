@@ -238,6 +238,10 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="times that each is measured, in turns (3)")
     parser.add_argument("--soak", action="store_true", help="mixed work for ten minutes instead: memory and errors")
     parser.add_argument("--rate", type=float, default=20.0, help="requests per second of the soak (20)")
+    parser.add_argument(
+        "--vectors", type=int, default=100_000, help="vectors of the index that is asked by HTTP (100,000)"
+    )
+    parser.add_argument("--only", choices=("vectors", "ingress", "slow"), help="by vector; proxies; slow senders")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the server")
     parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="keeps albums (runs/bench)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file too")
@@ -246,7 +250,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 def _serve(args: argparse.Namespace) -> int:
     """the server beside the bare detector and plain FastAPI, in turns; --soak: ten minutes of mixed work"""
     from ndd.model.directory import resolve
-    from pipelines import bench_serve, bench_soak
+    from pipelines import bench_serve, bench_serve_ingress, bench_serve_slow, bench_serve_vectors, bench_soak
     from pipelines.accuracy import open_album
 
     data = data_folder(args.data) if args.album is None else None
@@ -256,8 +260,18 @@ def _serve(args: argparse.Namespace) -> int:
         figures = bench_soak.soak(work, model=model, seconds=args.seconds or 600.0, rate=args.rate, settings=settings)
         return _said(bench_soak.table(figures), figures, args.json)
     seconds = args.seconds or 8.0
+    if args.only == "ingress":
+        beside = bench_serve_ingress.measure(work, model=model, seconds=seconds, rounds=args.rounds, settings=settings)
+        return _said(bench_serve_ingress.table(beside), beside, args.json)
+    if args.only == "slow":
+        slowed = bench_serve_slow.measure(work, model=model, settings=settings)
+        return _said(bench_serve_slow.table(slowed), slowed, args.json)
+    by_vector = bench_serve_vectors.measure(work, model=model, images=args.vectors, queries=400, settings=settings)
+    if args.only == "vectors":
+        return _said(bench_serve_vectors.table(by_vector), by_vector, args.json)
     figures = bench_serve.measure(work, model=model, seconds=seconds, rounds=args.rounds, settings=settings)
-    return _said(bench_serve.table(figures), figures, args.json)
+    said = f"{bench_serve.table(figures)}\n{bench_serve_vectors.table(by_vector)}"
+    return _said(said, {**figures, "vectors": by_vector}, args.json)
 
 
 def _add_index(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ from ndd.errors import NddError, UsageError
 if TYPE_CHECKING:
     from ndd.index.store import Entry, IndexStore
 
-__all__ = ["measure", "table"]
+__all__ = ["fill", "made_vectors", "measure", "near_vectors", "row_id", "table"]
 
 _DIGEST = "0" * 64
 _BLOCK = 2000
@@ -56,18 +56,18 @@ def measure(
 
     if min(images, queries, k) < 1 or images < 2 * k:
         raise UsageError(f"--images {images}, --queries {queries}: too few to measure with")
-    vectors = _vectors(images, dim, clustered=clustered, seed=seed)
+    vectors = made_vectors(images, dim, clustered=clustered, seed=seed)
     root = work / f"index-{images}"
     shutil.rmtree(root, ignore_errors=True)
     try:
         with IndexStore.create(root, embedding_digest=_DIGEST, dim=dim) as store:
-            building = _timed(lambda: _fill(store, vectors))
+            building = _timed(lambda: fill(store, vectors))
             single = [_timed(lambda i=i: store.add([_entry(images + i, vectors[0])])) for i in range(20)]  # type: ignore[misc]
-            store.remove([_id(images + i) for i in range(20)])
+            store.remove([row_id(images + i) for i in range(20)])
             compacting = _timed(store.compact)
             info = store.info()
         opening = [_opened(root) for _ in range(3)]
-        asked = _near(vectors, queries, seed=seed + 1)
+        asked = near_vectors(vectors, queries, seed=seed + 1)
         flat = FlatIndex(dim)
         flat.add(vectors)
         with IndexStore.open(root, read_only=True) as store:
@@ -76,7 +76,8 @@ def measure(
     finally:
         shutil.rmtree(root, ignore_errors=True)
     hits = [
-        len({_id(int(row)) for row in rows} & set(ids)) / k for (rows, *_), (ids, *_) in zip(truth, found, strict=True)
+        len({row_id(int(row)) for row in rows} & set(ids)) / k
+        for (rows, *_), (ids, *_) in zip(truth, found, strict=True)
     ]
     return {
         "images": images,
@@ -96,7 +97,7 @@ def measure(
     }
 
 
-def _vectors(count: int, dim: int, *, clustered: bool, seed: int) -> NDArray[np.float16]:
+def made_vectors(count: int, dim: int, *, clustered: bool, seed: int) -> NDArray[np.float16]:
     """(N, D) unit vectors; clustered: about 50 around each centre, at a cosine of about .78 to it."""
     random = np.random.default_rng(seed)
     made = random.standard_normal((count, dim), np.float32)
@@ -106,7 +107,7 @@ def _vectors(count: int, dim: int, *, clustered: bool, seed: int) -> NDArray[np.
     return np.asarray(made / np.linalg.norm(made, axis=1, keepdims=True), np.float16)
 
 
-def _near(vectors: NDArray[np.float16], count: int, *, seed: int) -> NDArray[np.float16]:
+def near_vectors(vectors: NDArray[np.float16], count: int, *, seed: int) -> NDArray[np.float16]:
     """(Q, D) unit vectors at a distance (1 − cosine) of about .04 of stored ones, as edited copies are."""
     random = np.random.default_rng(seed)
     own = vectors[random.integers(0, len(vectors), count)].astype(np.float32)
@@ -114,7 +115,8 @@ def _near(vectors: NDArray[np.float16], count: int, *, seed: int) -> NDArray[np.
     return np.asarray(made / np.linalg.norm(made, axis=1, keepdims=True), np.float16)
 
 
-def _id(row: int) -> str:
+def row_id(row: int) -> str:
+    """What a made-up picture is called."""
     return f"photos/{row:07d}.jpg"
 
 
@@ -141,10 +143,11 @@ def _entry(row: int, vector: NDArray[np.float16]) -> Entry:
         facts={"quality": 90, "flat": False, "hubness": 0.0},
         keys=keys,
     )
-    return Entry(id=_id(row), picture=picture)
+    return Entry(id=row_id(row), picture=picture)
 
 
-def _fill(store: IndexStore, vectors: NDArray[np.float16]) -> None:
+def fill(store: IndexStore, vectors: NDArray[np.float16]) -> None:
+    """Keep a made-up picture for each of the (N, D) vectors."""
     for start in range(0, len(vectors), _BLOCK):
         store.add([_entry(row, vectors[row]) for row in range(start, min(start + _BLOCK, len(vectors)))])
 

@@ -84,9 +84,11 @@ def load(
     clients: int,
     seconds: float,
     rate: float | None = None,
+    requests: int | None = None,
     check: Callable[[Call, int, bytes], None] | None = None,
 ) -> Seen:
-    """Each client sends the next of `calls` as soon as it has its answer, for a time. rate: requests per second at most."""
+    """Each client sends the next of `calls` as soon as it has its answer, for a time. rate: requests per second at most.
+    requests: how many at most in all."""
     seen, mutex, state = Seen(), threading.Lock(), {"next": 0}
     start = time.perf_counter()
     until = start + seconds
@@ -97,6 +99,8 @@ def load(
             with mutex:
                 at = state["next"]
                 state["next"] += 1
+            if requests is not None and at >= requests:
+                break
             if rate is not None:
                 time.sleep(max(0.0, start + at / rate - time.perf_counter()))
             call = calls[at % len(calls)]

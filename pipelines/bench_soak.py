@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import tempfile
 import threading
 import time
@@ -16,11 +17,17 @@ import psutil
 from pipelines.bench_serve import Workload, served
 from pipelines.bench_serve_load import Call, load
 
-__all__ = ["slope", "soak", "table"]
+__all__ = ["Sample", "slope", "soak", "table", "verdict"]
+
+Sample = tuple[float, Mapping[str, float]]
+"""Seconds since the start, and MiB by name: of each process, and `files` of all."""
 
 _EVERY = 2.0
-_WARM = 0.2
+_WARM = 0.3
 """Share of the time at the beginning that does not count: caches fill, allocators find their size."""
+_SURE = 4.0
+"""Widest interval, in MiB per minute, from which anything follows."""
+_UNKNOWN = 1e6
 
 
 def soak(
@@ -36,22 +43,39 @@ def soak(
             seen = load(port, _mix(work), clients=clients, seconds=seconds, rate=rate)
         numbers = _events(port)
     samples = [sample for sample in watch.samples if sample[0] >= _WARM * seconds]
+    held = [(at, sum(parts.values()) - parts["files"]) for at, parts in samples]
+    names = sorted({name for _, parts in samples for name in parts})
+    series = {name: [(at, parts[name]) for at, parts in samples if name in parts] for name in names}
+    grown = slope(held)
     return {
         "requests": seen.figures(),
         "asked_rate": rate,
         "reached_rate": round(len(seen.latencies) / seen.seconds, 2),
         "failed": sum(n for status, n in seen.statuses.items() if status == 0 or status >= 500),
-        "memory_mib": {name: round(v, 1) for name, v in zip(("first", "last", "most"), _ends(samples), strict=True)},
-        "slope": slope(samples),
+        "memory_mib": {name: round(v, 1) for name, v in zip(("first", "last", "most"), _ends(held), strict=True)},
+        "slope": grown,
+        "verdict": verdict(grown),
+        "by_process": {name: {"last": round(of[-1][1], 1), **slope(of)} for name, of in series.items()},
+        "samples": [
+            [round(at, 1), {name: round(mib, 2) for name, mib in parts.items()}] for at, parts in watch.samples
+        ],
         "server_says": numbers,
     }
 
 
+def verdict(grown: Mapping[str, float]) -> str:
+    """`flat`: no growth that could be told from noise. `grows`: the whole interval is above zero. `unsure`: the interval
+    is so wide that a leak would not show either; soak longer, or on a quieter machine."""
+    if grown["low"] > 0:
+        return "grows"
+    return "flat" if grown["high"] - grown["low"] <= _SURE else "unsure"
+
+
 def slope(samples: Sequence[tuple[float, float]]) -> dict[str, float]:
     """Growth in MiB per minute by Theil and Sen (median of the slopes of all pairs) with a 95 % bootstrap interval over
-    blocks of the series, because neighbouring samples are alike."""
-    if len(samples) < 8:
-        return {"mib_per_minute": 0.0, "low": 0.0, "high": 0.0}
+    blocks of the series, because neighbouring samples are alike. Of fewer than 32 samples nothing is known."""
+    if len(samples) < 32:
+        return {"mib_per_minute": 0.0, "low": -_UNKNOWN, "high": _UNKNOWN}
     chance = np.random.default_rng(0)
     blocks = np.array_split(np.array(samples), min(16, len(samples) // 4))
     medians = np.array([(np.median(block[:, 0]), np.median(block[:, 1])) for block in blocks])
@@ -89,12 +113,13 @@ def _mix(work: Workload) -> list[Call]:
 
 
 class _Watch:
-    """Samples the memory of a process and all below it: proportional set size, so that shared pages count once."""
+    """Samples the memory of a process and all below it: proportional set size, so that shared pages count once. What is
+    mapped from files (`files`) is the system's to take back, and stands apart."""
 
     def __init__(self, root: psutil.Process) -> None:
         self._root = root
         self._ended = threading.Event()
-        self.samples: list[tuple[float, float]] = []
+        self.samples: list[Sample] = []
 
     @contextlib.contextmanager
     def running(self) -> Any:
@@ -109,20 +134,30 @@ class _Watch:
     def _run(self) -> None:
         start = time.monotonic()
         while not self._ended.wait(_EVERY):
-            total = 0
-            for process in self._servers():
-                with contextlib.suppress(psutil.Error):
-                    total += process.memory_full_info().pss
-            self.samples.append((time.monotonic() - start, total / 2**20))
+            parts = {"files": 0.0}
+            for name, pid in self._servers():
+                with contextlib.suppress(OSError):
+                    held, files = _memory(pid)
+                    parts[name] = parts.get(name, 0.0) + held
+                    parts["files"] += files
+            self.samples.append((time.monotonic() - start, parts))
 
-    def _servers(self) -> list[psutil.Process]:
+    def _servers(self) -> list[tuple[str, int]]:
         """What answers requests: the replicas and the proxy, not Ray's bookkeeping, whose logs and tables are its own."""
         found = []
         for process in self._root.children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if process.name().startswith("ray::") or "ray::" in " ".join(process.cmdline()[:1]):
-                    found.append(process)
+                kind = re.match(r"ray::(\w+)", (process.cmdline() or [""])[0])
+                if kind:
+                    found.append((kind[1], process.pid))
         return found
+
+
+def _memory(pid: int) -> tuple[float, float]:
+    """MiB that a process holds by itself, and MiB of files that it has mapped; each its share of what others hold too."""
+    said = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    kib = {name: float(value) for name, value in re.findall(r"^(Pss\w*): +(\d+) kB$", said, re.MULTILINE)}
+    return (kib["Pss"] - kib["Pss_File"]) / 2**10, kib["Pss_File"] / 2**10
 
 
 def _ends(samples: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
@@ -152,8 +187,12 @@ def table(figures: Mapping[str, Any]) -> str:
         [
             f"{figures['requests']['requests']} requests at {figures['reached_rate']} per second, "
             f"{figures['failed']} failed; p50 {figures['requests']['p50']} ms, p99 {figures['requests']['p99']} ms",
-            f"memory {memory['first']} MiB at first, {memory['last']} at last, {memory['most']} at most; "
-            f"slope {grown['mib_per_minute']} MiB per minute ({grown['low']} … {grown['high']})",
+            f"memory {memory['first']} MiB after warming up, {memory['last']} at last, {memory['most']} at most; "
+            f"slope {grown['mib_per_minute']} MiB per minute ({grown['low']} … {grown['high']}): {figures['verdict']}",
+            *(
+                f"  {name:<16} {of['last']:8.1f} MiB at last, slope {of['mib_per_minute']} ({of['low']} … {of['high']})"
+                for name, of in figures["by_process"].items()
+            ),
             *(f"{name} {value:g}" for name, value in figures["server_says"].items()),
         ]
     )

@@ -28,6 +28,9 @@ _SETTINGS = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
     "RAY_AUTH_MODE": "token",
+    # Each of a process's dozens of threads would get a heap of its own, that grows to the largest picture it ever met.
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_TRIM_THRESHOLD_": str(4 * 2**20),
 }
 _OBJECT_STORE = 256 * 2**20
 

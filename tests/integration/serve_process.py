@@ -52,14 +52,18 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(home: Path, settings: Sequence[str] = ()) -> Iterator[Served]:
-    """Serve with $NDD_HOME in `home` until the end of the block."""
+def served(
+    home: Path, settings: Sequence[str] = (), *, program: Sequence[str] = ("-m", "serve", "run")
+) -> Iterator[Served]:
+    """Serve with $NDD_HOME in `home` until the end of the block. program: what takes the settings."""
     (port,) = free_ports(1)
     log = Path(tempfile.mkstemp(prefix="ndd-served-", suffix=".log")[1])
     env = {**os.environ, "NDD_HOME": str(home), "NDD_KEY": KEY}
-    command = [sys.executable, "-m", "serve", "run", "--port", str(port), *settings]
+    command = [sys.executable, *program, "--port", str(port), *settings]
     with log.open("wb") as file:
-        process = subprocess.Popen(command, env=env, cwd=ROOT, stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=env, cwd=ROOT, stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True
+        )
     running = Served(port=port, process=process, log=log)
     try:
         until = time.monotonic() + 240
@@ -69,6 +73,8 @@ def served(home: Path, settings: Sequence[str] = ()) -> Iterator[Served]:
                 time.sleep(0.2)
         yield running
     finally:
+        assert process.stdin is not None
+        process.stdin.close()
         left = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -20,7 +20,7 @@ import pytest
 
 from ndd.detector import Detector
 from ndd.types import image_id
-from serve.client import Client
+from serve.client import Client, Refused
 from tests.integration.serve_process import KEY, ROOT, Served, served
 from tests.samples import photographs, small_model
 from tests.serve.running import encoded
@@ -157,6 +157,35 @@ def test_a_promoted_model_costs_no_request_at_all(
         os.rename(recalibrated, home / "champion")
         until(lambda: {client.model()["digests"]["scorer"] for _ in range(8)} == {wanted})
     assert set(load.answers) == {"ok"}
+
+
+def redeploy(running: Served, setting: str, *, times: int) -> None:
+    """Deploy anew with a setting, for the `times`-th time; returns when every replica is a new one."""
+    before = {process.pid for process in running.replicas()}
+    assert running.process.stdin is not None
+    running.process.stdin.write(f"{setting}\n".encode())
+    running.process.stdin.flush()
+
+    def replaced() -> bool:
+        now = {process.pid for process in running.replicas()}
+        return running.log.read_text().count("deployed") == times and len(now) == 2 and not now & before
+
+    until(replaced)
+
+
+def test_a_rolling_redeploy_costs_no_request_at_all(tmp_path: Path, champion: Path, pictures: Pictures) -> None:
+    """Every replica is replaced by one with other settings, twice, under load that repeats nothing."""
+    settings = [f"model={champion}", "replicas=2", "review.rate=0"]
+    program = ("-m", "tests.integration.serve_again")
+    with served(tmp_path / "home", settings, program=program) as running, running.client() as client:
+        client.add(pictures["rocket"], id="kept")
+        with Load(running, pictures, attempts=1) as load:
+            redeploy(running, "limits.k=3", times=1)
+            redeploy(running, "limits.k=2", times=2)
+        assert set(load.answers) == {"ok"}
+        with pytest.raises(Refused, match="at most 2 matches"):
+            client.query(pictures["rocket"], k=3)
+        assert client.query(pictures["rocket"], k=2).matches[0].id == "kept"
 
 
 def test_slow_senders_are_closed_and_others_served(pair: tuple[Served, Path]) -> None:
