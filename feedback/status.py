@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from html import escape
@@ -183,10 +183,21 @@ def _agreement(found: Status) -> str:
 def _retraining(last: Mapping[str, Any] | None) -> str:
     if last is None:
         return "none yet"
-    gain = last.get("gain")
     promoted = "" if "promoted" not in last else "promoted" if last["promoted"] else "not promoted"
-    words = [str(last.get("time", "")), promoted, "" if gain is None else f"gain {gain}"]
+    gained = last.get("gain")
+    words = [str(last.get("time", "")), promoted, *(_gained(gained) if isinstance(gained, Mapping) else ())]
     return ", ".join(word for word in words if word) or "done"
+
+
+def _gained(gain: Mapping[str, Any]) -> Iterator[str]:
+    """What the newer model has over the one before, on pictures and pairs that neither learnt from."""
+    for name, said in (("average_precision", "average precision"), ("recall", "recall")):
+        of = gain.get(name)
+        if of is not None:
+            yield f"{said} {of['difference']:+.3f} ({of['low']:+.3f} to {of['high']:+.3f}, 95 %)"
+    audits = gain.get("audit_roc_auc")
+    if audits is not None:
+        yield f"ROC-AUC on {audits['pairs']} audited pairs {audits['difference']:+.3f}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -34,7 +34,8 @@ class FindRun:
     """A run's pairs of different contents whose files are as they were.
 
     rows: as in pairs.parquet, row i belonging to candidate i. uris: of each of `candidates.pictures`. facts: for a person,
-    of each picture. lost: pairs left out, because a file changed or went away. strata: for the audit draw.
+    of each picture. lost: pairs left out, because a file changed or went away. strata: for the audit draw. prior: share of
+    duplicates among all candidates, which the scores hold under.
     """
 
     directory: Path
@@ -46,6 +47,7 @@ class FindRun:
     strata: Sequence[float]
     embedding_digest: str
     scorer_digest: str
+    prior: float
     lost: int
 
     def queued(self, choice: Choice, *, now: datetime) -> QueuedPair:
@@ -72,6 +74,7 @@ class FindRun:
                 "right": self.facts[b],
                 "distance": round(row.distance, 4),
                 "duplicate": row.duplicate,
+                "prior": self.prior,
                 "relation": None if row.relation is None else str(row.relation),
             },
         )
@@ -110,6 +113,7 @@ def read_candidates(directory: str | os.PathLike[str]) -> FindRun:
         strata=(*STRATA, float(run["threshold"])),
         embedding_digest=run["digests"]["embedding"],
         scorer_digest=run["digests"]["scorer"],
+        prior=float(run["prior"]),
         lost=lost,
     )
 

@@ -23,12 +23,14 @@ from typing import Any
 
 from ndd.data.decisions import DecisionStore
 from ndd.data.manifest import ManifestRow, read_manifest
+from ndd.data.queue import QueueStore
 from ndd.errors import StoreError, UsageError
 from ndd.files import atomic_path, make_directory, try_lock
 from ndd.home import home
 from ndd.model.directory import resolve
 from ndd.types import Decision, ImageId
-from pipelines.retrain_attempt import REPORT, Attempt, Settings
+from pipelines.retrain_attempt import REPORT, SCRATCH, Attempt, Settings
+from pipelines.retrain_cut import cut, trainable
 from pipelines.retrain_due import Due, Rules, due
 
 __all__ = ["add_arguments", "run"]
@@ -61,38 +63,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Retrain if it is time; the exit code."""
     place = home() / "retrain"
-    with _alone(place) as alone:
-        if not alone:
+    with _alone(place) as lock:
+        if lock is None:
             sys.stdout.write(f"{place}: another retraining is at work; this one leaves it to that\n")
             return 0
-        return _retrain(args, place)
+        return _retrain(args, place, lock)
 
 
-def _retrain(args: argparse.Namespace, place: Path) -> int:
+def _retrain(args: argparse.Namespace, place: Path, lock: int) -> int:
     attempt = Attempt.open(place / "attempt", _settings(args))
     if attempt is None:
-        decisions = DecisionStore(args.decisions or home().decisions).load()
+        store = DecisionStore(args.decisions or home().decisions)
+        decisions = store.load()
         # Before the pictures are listed, which takes a while: could there be enough?
-        found = _due(args, place, decisions, {id for d in decisions for id in (d.left_id, d.right_id)})
+        found = _due(args, place, decisions, {id for d in decisions for id in (d.left_id, d.right_id)}, None)
         rows: list[ManifestRow] = []
         if found.why_not is None:
-            rows = _rows(args.data)
-            found = _due(args, place, decisions, {row.id for row in rows})
+            rows = cut(_rows(args.data), decisions, photos=args.photos)
+            found = _due(args, place, decisions, {row.id for row in rows}, trainable(rows))
         if found.why_not is not None:
             sys.stdout.write(f"{found.why_not}{_absent(found)}; the champion stays\n")
             return 0
-        attempt = Attempt.begin(place / "attempt", _settings(args), found, rows, champion=resolve(None))
-    told = attempt.work()
+        asked = QueueStore(home().queue, decisions=store).asked()
+        priors = {pair: float(of.evidence["prior"]) for pair, of in asked.items() if "prior" in of.evidence}
+        attempt = Attempt.begin(place / "attempt", _settings(args), found, rows, champion=resolve(None), priors=priors)
+    told = attempt.work(lock)
     _finish(place, attempt, told)
     sys.stdout.write(json.dumps(told, indent=2) + "\n" if args.json else _summary(told))
     return 0
 
 
-def _due(args: argparse.Namespace, place: Path, decisions: Sequence[Decision], there: set[ImageId]) -> Due:
+def _due(
+    args: argparse.Namespace,
+    place: Path,
+    decisions: Sequence[Decision],
+    there: set[ImageId],
+    may_train: set[ImageId] | None,
+) -> Due:
     last = _read(place / "last.json")
     return due(
         decisions,
         there=there,
+        trainable=may_train,
         known=last.get("decisions", ()),
         last=datetime.fromisoformat(last["time"]) if "time" in last else None,
         now=datetime.now(UTC),
@@ -132,7 +144,12 @@ def _rows(data: Path) -> list[ManifestRow]:
 
 
 def _absent(found: Due) -> str:
-    return f" ({found.absent} more are about pictures that are not there)" if found.absent else ""
+    why = {
+        "are about pictures that are not there": found.absent,
+        "are about pictures that are held out": found.kept_out,
+    }
+    said = ", ".join(f"{count} more {words}" for words, count in why.items() if count)
+    return f" ({said})" if said else ""
 
 
 def _finish(place: Path, attempt: Attempt, told: dict[str, Any]) -> None:
@@ -142,6 +159,8 @@ def _finish(place: Path, attempt: Attempt, told: dict[str, Any]) -> None:
     told["report"] = str(target / REPORT)
     _write(place / "last.json", told)
     os.rename(attempt.directory, target)
+    for name in SCRATCH:
+        shutil.rmtree(target / name, ignore_errors=True)
     for old in sorted(place.glob("[0-9][0-9][0-9][0-9]"))[:-_KEPT]:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -159,12 +178,12 @@ def _summary(told: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _alone(place: Path) -> Iterator[bool]:
-    """False if another process holds the lock, which ends with it however it dies."""
+def _alone(place: Path) -> Iterator[int | None]:
+    """The lock, an open file; None if another process holds it. It ends with those that have it, however they die."""
     make_directory(place)
     lock = os.open(place / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        yield try_lock(lock, exclusive=True)
+        yield lock if try_lock(lock, exclusive=True) else None
     finally:
         os.close(lock)
 

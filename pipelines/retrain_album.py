@@ -15,15 +15,23 @@ from ndd.hashing import hamming
 from ndd.index.base import cosine_distance
 from ndd.known import KnownPicture
 from pipelines.album import Photo
+from pipelines.edits import FAMILIES
 from pipelines.sources import read_source
 
-__all__ = ["unlike_photographs"]
+__all__ = ["copies_each", "unlike_photographs"]
 
 _LEAST = 12
 _APART, _BITS = 0.5, 60
 """Descriptor distance and hash bits below which two pictures might be copies: to leave a photograph out costs little, to
 count a copy as a stranger costs the comparison."""
 _BATCH = 16
+_EACH, _FEWEST = 30, 3
+"""Copies of each family that a comparison wants, or it cannot see a loss in one; copies of a photograph at least."""
+
+
+def copies_each(photos: int) -> int:
+    """Edited copies of each of so many photographs: at most one of each family."""
+    return min(max(-(-_EACH * len(FAMILIES) // max(photos, 1)), _FEWEST), len(FAMILIES))
 
 
 def unlike_photographs(rows: Sequence[ManifestRow], model: Path, *, most: int) -> list[Photo]:

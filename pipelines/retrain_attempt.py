@@ -1,10 +1,11 @@
 """One retraining, as a directory: every step leaves a file, and a step whose file is there is done.
 
-attempt.json        settings, the champion it began from, the decisions it knows
+attempt.json        settings, the decisions it knows     champion/       a copy of the model it began from
 decisions.csv       those that teach        audits.csv      those that measure
 manifest.parquet    the pictures, with their cut
-run/                the training run        model/          the challenger, calibrated
-album/              what is compared on     verdict.json    what the comparison gave
+album/              what is compared on     run/            the training run
+model/              the challenger          audits.json     what audits say of both
+verdict.json        what the comparison gave                promoted.json   the version, once it is champion
 report.json, report.md
 """
 
@@ -13,31 +14,33 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 from ndd.data.decision_rows import read_decisions, write_decisions
-from ndd.data.manifest import ManifestRow, Split, read_manifest, write_manifest
-from ndd.errors import StaleOutput, StoreError
+from ndd.data.manifest import ManifestRow, read_manifest, write_manifest
+from ndd.errors import NddError, StaleOutput, StoreError, UsageError
 from ndd.files import atomic_path, make_directory
-from ndd.model.directory import CALIBRATION, describe, resolve
+from ndd.model.directory import CALIBRATION, CONFIG, resolve
 from ndd.types import Decision, ImageId, Verdict
-from pipelines.recalibrate import audited, recalibrate
-from pipelines.retrain_album import unlike_photographs
+from pipelines.recalibrate import audited, recalibrate, sure_of_loss
+from pipelines.retrain_album import copies_each, unlike_photographs
+from pipelines.retrain_child import run_child
+from pipelines.retrain_cut import comparable
 from pipelines.retrain_due import Due
-from pipelines.retrain_report import changes, write_report
+from pipelines.retrain_report import changes, gain, write_report
+from pipelines.tracking import content_digest
 
-__all__ = ["REPORT", "Attempt", "Settings"]
+__all__ = ["REPORT", "SCRATCH", "Attempt", "Settings"]
 
 REPORT = "report.md"
+SCRATCH = ("album", "champion", "gate", "groups", "run/pack")
+"""What nobody needs of an attempt that is over."""
 
-_COPIES = 3
 _COMPARED = 2000
 """Pictures above which the report does not say how groups changed: it would search the library twice."""
 
@@ -68,9 +71,16 @@ class Attempt:
 
     @classmethod
     def begin(
-        cls, directory: Path, settings: Settings, found: Due, rows: Sequence[ManifestRow], *, champion: Path
+        cls,
+        directory: Path,
+        settings: Settings,
+        found: Due,
+        rows: Sequence[ManifestRow],
+        *,
+        champion: Path,
+        priors: Mapping[str, float],
     ) -> Self:
-        """Write down what it starts from; attempt.json comes last and makes it an attempt."""
+        """Write down what it starts from; attempt.json comes last and makes it an attempt. priors: as of `audited`."""
         shutil.rmtree(directory, ignore_errors=True)
         make_directory(directory)
         write_decisions(directory / "decisions.csv", found.train)
@@ -78,6 +88,7 @@ class Attempt:
         write_manifest(directory / "manifest.parquet", rows)
         # A copy: the champion's own directory may be cleared away while we are at work.
         shutil.copytree(champion.resolve(), directory / "champion")
+        _write(directory / "priors.json", {d.pair_id: priors[d.pair_id] for d in found.audit if d.pair_id in priors})
         note = {
             "settings": asdict(settings),
             "known": [d.decision_id for d in found.train],
@@ -90,7 +101,7 @@ class Attempt:
 
     @classmethod
     def open(cls, directory: Path, settings: Settings) -> Self | None:
-        """The attempt that an earlier call left behind; None if there is none.
+        """The attempt that an earlier call left behind; None if there is none, or if its champion is champion no more.
 
         Raises StaleOutput if it was begun with other settings, StoreError if it cannot be read.
         """
@@ -101,29 +112,44 @@ class Attempt:
             raise StaleOutput(
                 f"{directory}: a retraining with other settings is unfinished; use those again, or remove it"
             )
-        return cls(
+        found = cls(
             directory=directory,
             settings=settings,
             champion=directory / "champion",
             known=tuple(note["known"]),
             fresh=int(note["fresh"]),
         )
+        if not found._current():
+            sys.stderr.write(
+                "another model became champion since the last retraining was interrupted: it begins anew\n"
+            )
+            shutil.rmtree(directory)
+            return None
+        return found
 
-    def work(self) -> dict[str, Any]:
-        """Train, recalibrate, compare, promote, report; what to remember of it, as plain JSON values."""
+    def work(self, lock: int) -> dict[str, Any]:
+        """Train, recalibrate, compare, promote, report; what to remember of it, as plain JSON values.
+
+        lock: an open file that the training holds too, so that a lock on it lasts as long as either works. Raises UsageError
+        where there are too few pictures to compare on, and then leaves nothing behind.
+        """
         rows = read_manifest(self.directory / "manifest.parquet")
         train, audits = (read_decisions(self.directory / name) for name in ("decisions.csv", "audits.csv"))
-        self._train()
-        album = self._album(rows)
-        human = self._calibrate(rows, audits, album)
-        verdict = self._compare()
-        version = self._promote() if verdict["promoted"] and self.settings.promote else None
+        try:
+            self._album(comparable(rows, [*train, *audits]))
+        except UsageError:
+            shutil.rmtree(self.directory)  # it would go on with the pictures that were too few
+            raise
+        self._train(lock)
+        human = self._calibrate(rows, audits)
+        verdict = self._compare(human)
+        version = self._promote() if verdict["promoted"] else None
         told: dict[str, Any] = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "promoted": version is not None,
             "version": version,
             "reasons": verdict["reasons"],
-            "gain": _gain(human, verdict),
+            "gain": gain(human, verdict["figures"]),
             "learnt": {
                 "duplicate": sum(d.verdict is Verdict.DUPLICATE for d in train),
                 "distinct": sum(d.verdict is Verdict.DISTINCT for d in train),
@@ -135,7 +161,14 @@ class Attempt:
         self._report(told, verdict, rows)
         return told
 
-    def _train(self) -> None:
+    def _current(self) -> bool:
+        """Is the champion still the one it began from, or made by it? What was promoted once is not promoted again."""
+        if (self.directory / "promoted.json").is_file():
+            return True
+        mine = [place for place in (self.champion, self.directory / "model") if (place / CONFIG).is_file()]
+        return content_digest(resolve(None)) in map(content_digest, mine)
+
+    def _train(self, lock: int) -> None:
         run = self.directory / "run"
         if (run / "model" / "config.json").is_file():
             return
@@ -145,37 +178,40 @@ class Attempt:
         command += ["--init", os.fspath(self.champion), "--decisions", os.fspath(self.directory / "decisions.csv")]
         if self.settings.engine == "ray":
             command += ["--workers", "1"]
-        _child([*command, "--out", os.fspath(run)])
+        run_child([*command, "--out", os.fspath(run)], lock)
 
-    def _album(self, rows: Sequence[ManifestRow]) -> Path:
+    def _album(self, held: Sequence[ManifestRow]) -> None:
         """Edited copies of pictures that were not trained on, the same ones as long as the pictures are."""
         from pipelines.album import build_album
 
         place = self.directory / "album"
         if not (place / "groups.csv").is_file():
             shutil.rmtree(place, ignore_errors=True)
-            held = [row for row in rows if row.split is Split.TEST]
             photos = unlike_photographs(held, self.champion, most=self.settings.photos)
-            half = (2 * len(photos)) // 3
-            build_album(photos[:half], place, copies=_COPIES, seed=0, singles=photos[half:])
-        return place
+            cut = (2 * len(photos)) // 3
+            build_album(photos[:cut], place, copies=copies_each(cut), seed=0, singles=photos[cut:])
 
-    def _calibrate(self, rows: Sequence[ManifestRow], audits: Sequence[Decision], album: Path) -> dict[str, Any]:
+    def _calibrate(self, rows: Sequence[ManifestRow], audits: Sequence[Decision]) -> dict[str, Any]:
         """The challenger: the trained network with the champion's calibration, moved by the audits."""
         target, uri_of = self.directory / "model", {ImageId(row.id): row.uri for row in rows}
         done = _read(self.directory / "audits.json")
-        if done is None or not (target / "config.json").is_file():
+        if done is None or not (target / CONFIG).is_file():
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(self.directory / "run" / "model", target)
             if (self.champion / CALIBRATION).is_file():
                 shutil.copyfile(self.champion / CALIBRATION, target / CALIBRATION)
-            before = audited(self.champion, audits, uri_of).figures()
-            after = recalibrate(target, audited(target, audits, uri_of))
-            done = {"champion": before, "challenger": after}
+            priors = _read(self.directory / "priors.json") or {}
+            before, after = (audited(m, audits, uri_of, prior_of=priors) for m in (self.champion, target))
+            moved = recalibrate(target, after)
+            done = {
+                "champion": before.figures(),
+                "challenger": moved,
+                "sure_of_loss": sure_of_loss(before, after),
+            }
             _write(self.directory / "audits.json", done)
         return done
 
-    def _compare(self) -> dict[str, Any]:
+    def _compare(self, human: Mapping[str, Any]) -> dict[str, Any]:
         done = _read(self.directory / "verdict.json")
         if done is None:
             from pipelines.promote import challenge
@@ -192,62 +228,55 @@ class Attempt:
                     runner=RayRunner(workers=workers),
                     sure=self.settings.sure,
                 )
-            done = {"promoted": verdict.promoted, "reasons": list(verdict.reasons), "figures": dict(verdict.figures)}
+            reasons = [*verdict.reasons, *_by_audits(human, self.settings.sure)]
+            done = {"promoted": not reasons, "reasons": reasons, "figures": dict(verdict.figures)}
             _write(self.directory / "verdict.json", done)
         return done
 
-    def _promote(self) -> str:
-        """The version that is champion now."""
+    def _promote(self) -> str | None:
+        """Make it the registry's challenger and, if that is wanted, champion; the version that is champion by it."""
         from pipelines.promote import publish
         from pipelines.registry import CHALLENGER, CHAMPION, register, set_alias
 
-        now = describe(resolve(None)).embedding_digest
-        mine = describe(self.directory / "model").embedding_digest
-        if now not in (describe(self.champion).embedding_digest, mine):
-            raise StoreError(
-                f"{resolve(None)}: another model became champion meanwhile; remove {self.directory} to start from that one"
-            )
+        done = _read(self.directory / "promoted.json")
+        if done is not None:
+            return str(done["version"])  # somebody may have gone back since
+        if not self._current():
+            raise StoreError(f"{resolve(None)}: became champion meanwhile; the same command begins anew from that one")
         version = register(self.directory / "model", origin="retrain")
         set_alias(CHALLENGER, version)
+        if not self.settings.promote:
+            return None
         publish(self.directory / "model", version=version)
         set_alias(CHAMPION, version)
+        _write(self.directory / "promoted.json", {"version": version})
         return version
 
     def _report(self, told: Mapping[str, Any], verdict: Mapping[str, Any], rows: Sequence[ManifestRow]) -> None:
         groups = None
         if len(rows) <= _COMPARED:
-            groups = changes(self.champion, self.directory / "model", rows, work=self.directory / "groups")
+            try:
+                groups = changes(self.champion, self.directory / "model", rows, work=self.directory / "groups")
+            except NddError as error:  # the pictures may have gone; what was learnt from them has not
+                sys.stderr.write(f"the groups of the library are not compared: {error}\n")
         write_report(self.directory, told, verdict, groups)
 
 
-def _gain(human: Mapping[str, Any], verdict: Mapping[str, Any]) -> float | None:
-    """By how much more often the challenger agrees with the audits; None without enough of them."""
-    before, after = human["champion"].get("roc_auc"), human["challenger"].get("roc_auc")
-    return None if before is None or after is None else round(after - before, 4)
-
-
-def _child(command: Sequence[str]) -> None:
-    """Run a command that says on stderr what it does; StoreError with its last line if it fails, ended if we are."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
-        last = ""
-        try:
-            assert child.stderr is not None
-            for line in child.stderr:
-                sys.stderr.write(line)
-                last = line.strip() or last
-            code = child.wait()
-        except BaseException:
-            child.send_signal(signal.SIGTERM)
-            child.wait()
-            raise
-    if code != 0:
-        raise StoreError(f"{' '.join(command[2:4])} ended with exit code {code}: {last}; the same command goes on")
+def _by_audits(human: Mapping[str, Any], sure: float) -> Iterator[str]:
+    """Why not, by the word of people."""
+    loss = human["sure_of_loss"]
+    if loss is not None and loss >= sure:
+        before, after = (human[name]["roc_auc"] for name in ("champion", "challenger"))
+        yield f"audited pairs: ROC-AUC {before:.3f} → {after:.3f} ({100 * loss:.0f} % of the draws)"
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreError(f"{path}: damaged ({error}); remove {path.parent} to begin anew") from error
     return found
 
 

@@ -32,14 +32,15 @@ class Due:
     """What there is to learn from.
 
     train: decisions that may teach (audit draws never do), oldest first. audit: those that measure. fresh: ids of the
-    teaching ones that the last retraining did not know. absent: decisions about pictures that are not there. why_not: one
-    sentence if it is not time.
+    teaching ones that the last retraining did not know. absent: decisions about pictures that are not there. kept_out:
+    those that would teach, were their pictures not held out. why_not: one sentence if it is not time.
     """
 
     train: tuple[Decision, ...]
     audit: tuple[Decision, ...]
     fresh: frozenset[str]
     absent: int
+    kept_out: int
     disagreed: int
     judged_twice: int
     why_not: str | None
@@ -54,16 +55,20 @@ def due(
     decisions: Iterable[Decision],
     *,
     there: Collection[ImageId],
+    trainable: Collection[ImageId] | None = None,
     known: Collection[str],
     last: datetime | None,
     now: datetime,
     rules: Rules,
 ) -> Due:
-    """there: pictures at hand. known: decision ids of the last retraining. last: when it was, None if never."""
+    """there: pictures at hand. trainable: those of them that may be trained on (None: all). known: decision ids of
+    the last retraining. last: when it was, None if never."""
     held = list(decisions)
     standing = sorted((d for d in settle(held).values() if usable(d)), key=lambda d: (d.time, d.decision_id))
     here = [d for d in standing if d.left_id in there and d.right_id in there]
-    train = tuple(d for d in here if d.draw is not Draw.AUDIT)
+    teaching = [d for d in here if d.draw is not Draw.AUDIT]
+    among = there if trainable is None else trainable
+    train = tuple(d for d in teaching if d.left_id in among and d.right_id in among)
     fresh = frozenset(d.decision_id for d in train) - frozenset(known)
     twice = [said for said in (list(filter(usable, word)) for word in words(held).values()) if len(said) > 1]
     disagreed = sum(len({d.verdict for d in said}) > 1 for said in twice)
@@ -73,6 +78,7 @@ def due(
         audit=tuple(d for d in here if d.draw is Draw.AUDIT),
         fresh=fresh,
         absent=len(standing) - len(here),
+        kept_out=len(teaching) - len(train),
         disagreed=disagreed,
         judged_twice=len(twice),
         why_not=_too_few(train, fresh, late, rules) or _contradictory(disagreed, len(twice), rules),

@@ -95,6 +95,15 @@ def test_pictures_that_are_not_there() -> None:
     assert (len(found.train), found.absent) == (5, 3)
 
 
+def test_answers_on_held_out_pictures_neither_teach_nor_count() -> None:
+    decisions = both_kinds(8)
+    there = {picture(i) for i in range(1000)}
+    found = due(
+        decisions, there=there, trainable=there - {picture(0), picture(3)}, known=(), last=None, now=NOW, rules=RULES
+    )
+    assert (len(found.train), len(found.fresh), found.kept_out, found.absent) == (6, 6, 2, 0)
+
+
 def test_one_kind_alone_teaches_nothing() -> None:
     found = asked([said(i) for i in range(10)])
     assert found.why_not is not None
