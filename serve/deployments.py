@@ -19,6 +19,8 @@ class Server:
     """One replica of everything. Nothing heavy is imported before a replica starts."""
 
     def __init__(self, settings: Mapping[str, Any], keys: tuple[Key, ...]) -> None:
+        from ray import serve
+
         from serve.logs import log_as_json
         from serve.loopback import keep_inside
         from serve.service import Service
@@ -27,7 +29,8 @@ class Server:
         keep_inside()
         self._settings = Settings.from_dict(settings)
         self._keys = keys
-        self._service = Service(self._settings)
+        replica = serve.get_replica_context().replica_id.unique_id
+        self._service = Service(self._settings, replica=replica)
 
     def __serve_build_asgi_app__(self) -> Any:
         from serve.api import application

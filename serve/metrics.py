@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 __all__ = ["CONTENT_TYPE_LATEST", "Numbers"]
@@ -15,9 +15,15 @@ _SCORES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 
 class Numbers:
-    """The numbers of one replica, in a registry of their own."""
+    """The numbers of one replica, in a registry of their own.
 
-    def __init__(self) -> None:
+    Whoever asks through a proxy reaches any of the replicas, so each series says whose it is: otherwise counters would
+    seem to fall.
+    """
+
+    def __init__(self, *, replica: str | None = None) -> None:
+        """replica: the label `replica` of everything that is told; None: no such label."""
+        self._replica = replica
         self._registry = CollectorRegistry()
         of: Any = {"registry": self._registry, "namespace": "ndd"}
         self._requests = Counter("requests", "Requests answered", ("route", "method", "status"), **of)
@@ -56,4 +62,11 @@ class Numbers:
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""
-        return generate_latest(self._registry)
+        return generate_latest(self)  # all that is asked of a registry is `collect`
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric, labelled."""
+        for metric in self._registry.collect():
+            if self._replica is not None:
+                metric.samples = [s._replace(labels={**s.labels, "replica": self._replica}) for s in metric.samples]
+            yield metric

@@ -44,9 +44,10 @@ _BESIDE = 8
 class Service:
     """One replica's work. Methods raise ApiError."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, replica: str | None = None) -> None:
+        """replica: its name among those that serve together."""
         self.settings = settings
-        self.numbers = Numbers()
+        self.numbers = Numbers(replica=replica)
         self.models = Models(settings, self.numbers)
         self.rulings = Rulings(DecisionStore(home().decisions))
         self.vault = Vault(settings.index_path.with_name(settings.index_path.name + ".pictures"))

@@ -13,13 +13,13 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str]) -> None:
     """Until stdin is closed."""
-    from ray import serve
-
     from serve.app import build
     from serve.local import serve_here
 
     _, port, *first = argv
     with serve_here(_settings(first), host="127.0.0.1", port=int(port), logs=False):
+        from ray import serve  # not before: it reads its environment when it is imported
+
         for line in sys.stdin:
             serve.run(build(_settings([*first, *line.split()])), name="ndd", route_prefix="/")
             print("deployed", flush=True)

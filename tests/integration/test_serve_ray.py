@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -127,6 +128,22 @@ def test_what_was_acknowledged_is_seen_on_every_replica(pair: tuple[Served, Path
             assert [get(f"seen-{at}") for _ in range(6)] == [200] * 6
             client.remove(f"seen-{at}")
             assert [get(f"seen-{at}") for _ in range(6)] == [404] * 6
+
+
+def test_numbers_say_whose_they_are(pair: tuple[Served, Path], pictures: Pictures) -> None:
+    """A scrape reaches one of the replicas; what it counted must not be taken for what the other did."""
+    running, _ = pair
+    seen: dict[str, list[float]] = {}
+
+    def scrape() -> bool:
+        text = httpx.get(f"{running.url}/metrics", trust_env=False, timeout=60).text
+        for labels, count in re.findall(r"^ndd_requests_total{(.*)} (\S+)$", text, re.MULTILINE):
+            if 'route="/metrics"' in labels:
+                seen.setdefault(re.findall(r'replica="(.+?)"', labels)[0], []).append(float(count))
+        return len(seen) == 2 and all(len(counts) > 3 for counts in seen.values())
+
+    until(scrape)
+    assert all(counts == sorted(counts) for counts in seen.values())
 
 
 def test_a_killed_replica_costs_nothing_that_the_client_does_not_make_good(
