@@ -1,7 +1,7 @@
 """One search, from folders to groups: the order of the steps, whoever runs them.
 
-scan → embed → match → collect → verify → complete → verify → conclude. Every step's result lies on disk, so a search that
-was stopped goes on where it was, and the process that leads it holds counts only.
+scan → embed → keypoints → votes → match → collect → verify → complete → verify → conclude. Every step's result lies on
+disk, so a search that was stopped goes on where it was, and the process that leads it holds counts only.
 """
 
 from __future__ import annotations
@@ -34,7 +34,17 @@ from ndd.stages.album import fresh_rows
 from ndd.stages.chunks import FAILED, MANIFEST
 from ndd.stages.complete import complete
 from ndd.stages.conclude import conclude
-from ndd.stages.work import Batch, Counts, EmbedWork, MatchWork, SearchTask, VerifyWork, collect
+from ndd.stages.work import (
+    Batch,
+    Counts,
+    EmbedWork,
+    KeypointWork,
+    MatchWork,
+    SearchTask,
+    VerifyWork,
+    collect,
+    count_votes,
+)
 from ndd.tables import write_failures
 from ndd.types import Failure
 
@@ -207,6 +217,9 @@ class _Search:
         readable = reused + _good(embedded)
         if not readable:
             self._give_up()
+        if self.request.config.verify == "keypoints":
+            self._map("keypoints", KeypointWork, _numbers("row", range(readable)))
+            self._call("votes", count_votes)
         matched = self._map("match", MatchWork, _numbers("row", range(readable)))
         collected = self._call("collect", collect)
         verified = self._map("verify", VerifyWork, _numbers("pair", range(collected["pending"])))

@@ -1,4 +1,4 @@
-"""Candidates: the pairs worth a closer look, by descriptor and by perceptual hash.
+"""Candidates: the pairs worth a closer look, by descriptor, by perceptual hash, and by the votes of keypoints.
 
 Shapes: M pictures, D numbers per vector, F = 8 dihedral forms of 32-byte hashes, P pairs.
 """
@@ -12,14 +12,18 @@ from numpy.typing import NDArray
 from ndd.hashing import hamming
 from ndd.index.base import cosine_distance
 from ndd.index.flat import FlatIndex
+from ndd.stages.votes import HEARD, Votes
 
-__all__ = ["QUALITY", "Matcher", "merge", "pair_distances", "pair_hash_bits"]
+__all__ = ["QUALITY", "STANDOUT", "Matcher", "merge", "pair_distances", "pair_hash_bits"]
 
 Rows = NDArray[np.int64]
 
 QUALITY = 50
 """Least PDQ quality (0…100) at which a hash may propose a pair: below, the picture has too little structure and many
 hashes coincide (Facebook, "The TMK+PDQF video-hashing algorithm and the PDQ image-hashing algorithm", 2019, §PDQ quality)."""
+
+STANDOUT = 0.05
+"""A nearest vector this much nearer than strangers are is worth a look without any votes."""
 
 _WIDER = 3
 """So many times the neighbours are looked at where hubs are moved back among them. On an album of edited copies the true
@@ -42,10 +46,13 @@ class Matcher:
         side_M: NDArray[np.integer] | None = None,
         content_M: NDArray[np.integer] | None = None,
         hubness_M: NDArray[np.floating] | None = None,
+        votes: Votes | None = None,
     ) -> None:
         """side: 0 or 1; if given, only pairs between the sides are proposed. content: equal numbers mean equal bytes,
         which need no proposal (default: all differ). hubness: see `ndd.model.background`; a picture that is near to
-        everything is a neighbour only where it is nearer than that (default: none is)."""
+        everything is a neighbour only where it is nearer than that (default: none is). votes: of the same pictures'
+        keypoints; they propose pairs of their own, and a nearest vector without votes is a proposal only where it stands
+        out by itself."""
         count = len(vectors_MD)
         self._vectors, self._hashes = vectors_MD, hashes_MF32
         self._neighbours, self._max_distance, self._bits = neighbours, max_distance, hash_bits
@@ -53,6 +60,7 @@ class Matcher:
         self._content = np.arange(count) if content_M is None else np.asarray(content_M)
         self._sharp = np.asarray(quality_M) >= QUALITY
         self._hubness = np.zeros(count) if hubness_M is None else np.asarray(hubness_M, np.float64)
+        self._votes = votes
         self._wide = neighbours if hubness_M is None else _WIDER * neighbours
         sides = (0,) if side_M is None else (0, 1)
         # What a picture of side s is compared with: its own side, or the other one.
@@ -65,7 +73,7 @@ class Matcher:
         for side, pool in self._pools.items():
             asked = nodes[self._side[nodes] == side]
             if len(asked) and len(pool.rows):
-                found += [pool.by_vector(asked), pool.by_hash(asked)]
+                found += [pool.by_hash(asked), *pool.by_looks(asked)]
         pairs = merge(np.concatenate(found))
         return {"left": pairs[:, 0], "right": pairs[:, 1]}
 
@@ -82,8 +90,21 @@ class _Pool:
         self._binary = faiss.IndexBinaryFlat(8 * matcher._hashes.shape[2])
         self._binary.add(np.ascontiguousarray(matcher._hashes[self._sharp, 0]))
 
-    def by_vector(self, asked: Rows) -> Rows:
-        """(P, 2) the nearest `neighbours` of each, no farther than max_distance, hubs moved back."""
+    def by_looks(self, asked: Rows) -> list[Rows]:
+        """Each (P, 2): what the vectors propose, and what the votes propose."""
+        near, standout = self._by_vector(asked)
+        votes = self._of._votes
+        if votes is None:
+            return [near]
+        ballot = votes.ballot(asked, side=int(self._of._side[self.rows[0]]))
+        voted = ballot.proposals(most=2 * self._of._neighbours)
+        voted = voted[self._of._content[voted[:, 0]] != self._of._content[voted[:, 1]]]
+        heard = ballot.of(near[:, 0], near[:, 1]) >= HEARD
+        heard |= votes.silent(near[:, 0]) | votes.silent(near[:, 1]) | (standout >= STANDOUT)
+        return [near[heard], voted]
+
+    def _by_vector(self, asked: Rows) -> tuple[Rows, NDArray[np.float64]]:
+        """(P, 2) the nearest `neighbours` of each, no farther than max_distance, hubs moved back; (P,) their standout."""
         of = self._of
         # A picture finds its own bytes once: itself, or on the other side its one representative.
         nearest = self._flat.search(of._vectors[asked], k=of._wide + 1)
@@ -94,7 +115,8 @@ class _Pool:
         good &= np.cumsum(good, axis=1) <= of._neighbours
         good &= distances <= of._max_distance
         line, column = np.nonzero(good)
-        return np.stack([asked[line], found[line, column]], axis=1)
+        pairs = np.stack([asked[line], found[line, column]], axis=1)
+        return pairs, 1.0 - distances[line, column] - of._hubness[pairs].mean(axis=1)
 
     def by_hash(self, asked: Rows) -> Rows:
         """(P, 2) the nearest `neighbours` of each by perceptual hash, within hash_bits in any of the eight forms."""

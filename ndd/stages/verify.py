@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ from ndd.types import Failure, ImageId, pair_id
 from ndd.verify.geometry import GeometricEvidence, verify
 from ndd.verify.keypoints import Keypoints, extract
 from ndd.verify.score import PairEvidence
+from ndd.verify.words import NEAREST, words_of
 
 __all__ = [
     "SETTLED_BITS",
     "SETTLED_DISTANCE",
     "SETTLED_QUALITY",
+    "VOTERS",
     "KeypointStore",
+    "Voters",
     "compare",
     "evidence_values",
     "from_text",
@@ -42,6 +46,9 @@ SETTLED_DISTANCE = 0.05
 SETTLED_QUALITY = 80
 """… of two pictures with this much structure are the same picture encoded anew: keypoints would not change that."""
 
+VOTERS = 64
+"""Keypoints of a picture, by contrast, that look for their like in other pictures (`ndd.stages.votes`)."""
+
 _ARRAYS = {"points": np.float32, "scales": np.float32, "angles": np.float32, "descriptors": np.uint8, "thumb": np.uint8}
 _SCHEMA = pa.schema(
     [
@@ -50,6 +57,7 @@ _SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("thumb_width", pa.int32()),
         *((name, pa.binary()) for name in _ARRAYS),
+        ("words", pa.binary()),
         ("stage", pa.string()),
         ("reason", pa.string()),
     ]
@@ -71,6 +79,21 @@ def needs_keypoints(
 def compare(left: Keypoints, right: Keypoints, *, left_id: ImageId, right_id: ImageId) -> GeometricEvidence:
     """What the keypoints of two pictures have in common; the seed follows from the pair's identity."""
     return verify(left, right, seed=int(pair_id(left_id, right_id)[:8], 16) & 0x7FFF_FFFF)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Voters:
+    """A picture's first V ≤ VOTERS keypoints.
+
+    descriptors: (V, 128) uint8. words: (V, 4), see `ndd.verify.words`. octaves: (V,) log2 of the blob's diameter as a
+    share of the longer side. angles: (V,) radians. keypoints: how many the picture has in all.
+    """
+
+    descriptors: NDArray[np.uint8]
+    words: NDArray[np.uint16]
+    octaves: NDArray[np.float32]
+    angles: NDArray[np.float32]
+    keypoints: int
 
 
 class KeypointStore:
@@ -104,7 +127,7 @@ class KeypointStore:
     def get(self, id: str) -> Keypoints | None:
         """The keypoints of a picture; None if they could not be had (see `failures`)."""
         table, row = self._at[id]
-        values = {name: self._tables[table].column(name)[row] for name in _SCHEMA.names}
+        values = {name: self._tables[table].column(name)[row] for name in _SCHEMA.names if name != "words"}
         if values["reason"].is_valid:
             return None
         flat = {name: np.frombuffer(values[name].as_buffer(), kind) for name, kind in _ARRAYS.items()}
@@ -116,6 +139,24 @@ class KeypointStore:
             thumb=flat["thumb"].reshape(-1, values["thumb_width"].as_py()),
             width=values["width"].as_py(),
             height=values["height"].as_py(),
+        )
+
+    def voters(self, id: str, *, most: int = VOTERS) -> Voters | None:
+        """The first `most` keypoints of a picture; None if there are no keypoints of it."""
+        table, row = self._at.get(id, (-1, -1))
+        if table < 0 or self._tables[table].column("reason")[row].is_valid:
+            return None
+        of = {
+            name: self._tables[table].column(name)[row].as_buffer()
+            for name in ("descriptors", "words", "scales", "angles")
+        }
+        scales = np.frombuffer(of["scales"], np.float32)
+        return Voters(
+            descriptors=np.frombuffer(of["descriptors"], np.uint8).reshape(-1, 128)[:most],
+            words=np.frombuffer(of["words"], np.uint16).reshape(-1, NEAREST)[:most],
+            octaves=np.log2(np.maximum(scales[:most], 2.0**-20)),
+            angles=np.frombuffer(of["angles"], np.float32)[:most],
+            keypoints=len(scales),
         )
 
     def failures(self, paths: dict[str, str]) -> list[Failure]:
@@ -136,6 +177,7 @@ def _row(id: ImageId, pixels: Callable[[], Pixels]) -> dict[str, Any]:
         return {"id": id, "stage": "verify", "reason": error.reason}
     arrays = {name: np.ascontiguousarray(getattr(keys, name), kind).tobytes() for name, kind in _ARRAYS.items()}
     sizes = {"width": keys.width, "height": keys.height, "thumb_width": keys.thumb.shape[1]}
+    arrays["words"] = words_of(keys.descriptors[:VOTERS]).tobytes()
     return {"id": id, **sizes, **arrays, "stage": None, "reason": None}
 
 

@@ -24,15 +24,18 @@ from ndd.stages.chunks import EVIDENCE, FAILED, MANIFEST, PROPOSALS, ChunkStore,
 from ndd.stages.decode import Decoder
 from ndd.stages.match import Matcher, merge, pair_distances, pair_hash_bits
 from ndd.stages.verify import KeypointStore, compare, needs_keypoints, to_text
+from ndd.stages.votes import Votes, write_votes
 from ndd.types import Failure, ImageId
 
 __all__ = [
     "Counts",
     "EmbedWork",
+    "KeypointWork",
     "MatchWork",
     "SearchTask",
     "VerifyWork",
     "collect",
+    "count_votes",
     "decided_rows",
     "extract_missing",
     "put_candidates",
@@ -78,6 +81,11 @@ class SearchTask:
     def pending(self) -> Path:
         """The pairs to be verified in this run."""
         return self.partial / "pending.parquet"
+
+    @property
+    def votes(self) -> Path:
+        """Directory of the index of keypoints that vote."""
+        return self.partial / "votes"
 
     @property
     def facts(self) -> Path:
@@ -184,8 +192,39 @@ class EmbedWork:
         return {"images": len(answers), "failed": len(bad)}
 
 
+class KeypointWork:
+    """Extract the keypoints of pictures {"row": rows of the album}.
+
+    Only of representatives with something to see: a copy of the same bytes, or a flat picture, has nothing to add.
+    """
+
+    def __init__(self, task: SearchTask) -> None:
+        self._task, self._album, self._decoder = task, task.album(), task.decoder()
+
+    def __call__(self, batch: Batch) -> Counts:
+        """Counts: images, keypoints."""
+        rows = np.intersect1d(np.asarray(batch["row"], np.int64), self._album.nodes)
+        flat = self._album.table.column("flat").to_numpy()[rows]
+        return {
+            "images": len(batch["row"]),
+            "keypoints": extract_missing(self._task, self._album, rows[~flat], self._decoder),
+        }
+
+
+def count_votes(task: SearchTask) -> Counts:
+    """Index the keypoints that vote. Counts: voters."""
+    album = task.album()
+    sides = album.numbers("side")[album.nodes] if task.sided else np.zeros(len(album.nodes), np.int64)
+    return {"voters": write_votes(task.votes, _node_ids(album), task.keypoint_store(), sides=sides)}
+
+
+def _node_ids(album: Album) -> list[str]:
+    ids: list[str] = album.table.column("id").take(album.nodes).to_pylist()
+    return ids
+
+
 class MatchWork:
-    """Propose pairs for pictures {"row": rows of the album}, and extract the keypoints they will need.
+    """Propose pairs for pictures {"row": rows of the album}.
 
     Only representatives have proposals: a copy of the same bytes has nothing to add.
     """
@@ -193,40 +232,30 @@ class MatchWork:
     def __init__(self, task: SearchTask) -> None:
         self._task = task
         self._album = task.album()
-        self._decoder = task.decoder()
         nodes, album, config = self._album.nodes, self._album, task.config
-        self._vectors, self._hashes = album.vectors[nodes], album.hashes[nodes]
-        self._quality = album.numbers("quality")[nodes]
+        keyed = config.verify == "keypoints"
         self._matcher = Matcher(
-            self._vectors,
-            self._hashes,
-            self._quality,
+            album.vectors[nodes],
+            album.hashes[nodes],
+            album.numbers("quality")[nodes],
             neighbours=config.neighbours,
             max_distance=config.max_distance,
             hash_bits=config.hash_bits,
             side_M=album.numbers("side")[nodes] if task.sided else None,
             content_M=album.contents()[nodes],
             hubness_M=album.table.column("hubness").to_numpy()[nodes],
+            votes=Votes(task.votes, _node_ids(album), task.keypoint_store()) if keyed else None,
         )
 
     def __call__(self, batch: Batch) -> Counts:
-        """Counts: images, proposals, keypoints."""
+        """Counts: images, proposals."""
         asked = np.searchsorted(
             self._album.nodes, np.intersect1d(np.asarray(batch["row"], np.int64), self._album.nodes)
         )
         found = self._matcher({"node": asked})
-        left, right = found["left"], found["right"]
-        rows = {"left": self._album.nodes[left].tolist(), "right": self._album.nodes[right].tolist()}
+        rows = {name: self._album.nodes[found[name]].tolist() for name in ("left", "right")}
         self._task.proposal_store().write(rows, of=asked)
-        wanted = np.zeros(0, np.int64)
-        if self._task.config.verify == "keypoints":
-            distance = pair_distances(self._vectors, left, right)
-            bits, upright = pair_hash_bits(self._hashes, left, right)
-            unsettled = needs_keypoints(distance, bits, upright, np.minimum(self._quality[left], self._quality[right]))
-            # Of its own pictures only: whoever proposes a pair from the other end has keypoints to extract as well.
-            wanted = np.intersect1d(np.concatenate([left[unsettled], right[unsettled]]), asked)
-        made = extract_missing(self._task, self._album, self._album.nodes[wanted], self._decoder)
-        return {"images": len(batch["row"]), "proposals": len(left), "keypoints": made}
+        return {"images": len(batch["row"]), "proposals": len(found["left"])}
 
 
 def extract_missing(task: SearchTask, album: Album, rows: NDArray[np.int64], decoder: Decoder) -> int:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DESCRIPTOR_NORM", "Keypoints", "extract"]
+__all__ = ["DESCRIPTOR_NORM", "Keypoints", "extract", "mirror_descriptors"]
 
 DESCRIPTOR_NORM = 512.0
 """A RootSIFT vector has length 1; it is stored as round(512 × value) in uint8 (no component reaches .5 in practice)."""
@@ -68,11 +68,16 @@ class Keypoints:
             points=points,
             scales=self.scales,
             angles=np.asarray(np.pi - self.angles, np.float32),
-            descriptors=self.descriptors[:, _mirror_order()],
+            descriptors=mirror_descriptors(self.descriptors),
             thumb=np.ascontiguousarray(self.thumb[:, ::-1]),
             width=self.width,
             height=self.height,
         )
+
+
+def mirror_descriptors(descriptors_N128: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """(N, 128) descriptors of the same keypoints in the mirrored picture."""
+    return descriptors_N128[:, _mirror_order()]
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from ndd.find import listing_table
 from ndd.model.directory import describe
 from ndd.parquet import write_table
 from ndd.stages.album import fresh_rows
-from ndd.stages.work import EmbedWork, MatchWork, SearchTask, VerifyWork, collect
+from ndd.stages.work import EmbedWork, KeypointWork, MatchWork, SearchTask, VerifyWork, collect, count_votes
 from tests.samples import small_album
 
 
@@ -47,7 +47,12 @@ def run(task: SearchTask, *, size: int, backwards: bool = False) -> None:
     embed = EmbedWork(task)
     for at in reversed(starts) if backwards else starts:
         embed(manifest.slice(at, size).to_pydict())
-    match, count = MatchWork(task), len(task.album())
+    keypoints, count = KeypointWork(task), len(task.album())
+    if task.config.verify == "keypoints":
+        for at in range(0, count, size):
+            keypoints({"row": list(range(at, min(count, at + size)))})
+        count_votes(task)
+    match = MatchWork(task)
     for at in range(0, count, size):
         match({"row": list(range(at, min(count, at + size)))})
     pending = collect(task)["pending"]
@@ -144,8 +149,10 @@ def test_a_picture_that_vanishes_before_verification_is_reported(model: Path, tm
     task = make_task(tmp_path / "task", model, pictures)
     EmbedWork(task)(task.read_manifest().to_pydict())
     (pictures / "coffee.png").unlink()
-    match = MatchWork(task)
-    match({"row": list(range(len(task.album())))})
+    everything = {"row": list(range(len(task.album())))}
+    KeypointWork(task)(everything)
+    count_votes(task)
+    MatchWork(task)(everything)
     counts = collect(task)
     VerifyWork(task)({"pair": list(range(counts["pending"]))})
     album = task.album()
