@@ -34,9 +34,10 @@ Rows = NDArray[np.int64]
 
 STRATA = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
 """Scores that part the strata of the audit draw; a run adds its threshold, so that the accepted pairs are whole strata."""
-_WIDTH = 0.25
+_WIDTH = 0.05
 """σ² of the likeness of two questions: exp(−d² / 2σ²), d between the pairs' features. Questions about other pictures are
-about 1.2 apart, about copies of the same ones .1 to .4."""
+about 1.2 apart, about copies of the same ones .1 to .4. Wider (.25), later rounds ran out of open questions that count as
+new and asked settled ones: 200 labels taught less than 100."""
 _NOVEL = 0.05
 """Least share of a question that the chosen ones do not cover already."""
 _DISAGREEMENT = 0.5

@@ -193,10 +193,10 @@ def _add_loop(parser: argparse.ArgumentParser) -> None:
     _add_data(parser)
     parser.add_argument("--model", type=Path, help="model directory (default: as everywhere)")
     parser.add_argument(
-        "--photos", type=int, default=80, help="photographs of each of the three albums, up to 130 (80)"
+        "--photos", type=int, default=260, help="photographs with copies in each of the three albums, up to 266 (260)"
     )
-    parser.add_argument("--without", default="mixture", metavar="FAMILY", help="the family not seen before (mixture)")
-    parser.add_argument("--seeds", type=int, default=3, help="repetitions (3)")
+    parser.add_argument("--without", default="wave", metavar="FAMILY", help="the family not seen before (wave)")
+    parser.add_argument("--seeds", type=int, default=6, help="repetitions, the albums taking turns (6)")
     parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="keeps albums and searches (runs/bench)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file too")
     parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw the curves")
@@ -204,13 +204,11 @@ def _add_loop(parser: argparse.ArgumentParser) -> None:
 
 def _loop(args: argparse.Namespace) -> int:
     """what labels are worth: F1 by their number for three ways of choosing, the ground truth as reviewer"""
-    from pipelines import bench_loop
+    from pipelines import bench_loop, bench_loop_data
 
-    albums = bench_loop.albums(
-        data_folder(args.data), args.work, photos=args.photos, without=args.without, seed=args.seed
-    )
-    runs = [bench_loop.search(album, model=args.model) for album in albums]
-    figures = bench_loop.measure(runs, albums, seeds=range(args.seeds), plot=args.plot)
+    albums = bench_loop_data.albums(data_folder(args.data), args.work, photos=args.photos, seed=args.seed)
+    runs = [bench_loop_data.search(album, model=args.model) for album in albums]
+    figures = bench_loop.measure(runs, albums, without=args.without, seeds=args.seeds, plot=args.plot)
     return _said(bench_loop.table(figures), figures, args.json)
 
 

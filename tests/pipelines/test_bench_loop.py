@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
 from ndd.select import Candidates
-from pipelines.bench_loop import Pool, best_f1, curve, draw, fitted, labels_saved
+from pipelines.bench_loop import _turns, best_of_all, labels_saved
+from pipelines.bench_loop_curve import CHOICES, curve, draw, f1_at_even_odds, learnt, refined
+from pipelines.bench_loop_data import Pool
 from tests.ndd.data.builders import image
 
 
-def pool(count: int, *, seed: int, shift: float = 0.0) -> Pool:
-    """Pairs of two features: the first tells duplicates apart, more or less; the second does once it is weighed."""
+def pool(count: int, *, seed: int, strange: float) -> Pool:
+    """Pairs of two features. Of known kinds the first tells duplicates apart, of the strange kind only the second does; the
+    share of strange pairs is given, and their second feature tells that they are strange."""
     random = np.random.default_rng(seed)
-    truth = random.random(count) < 0.2
+    truth, odd = random.random(count) < 0.2, random.random(count) < strange
     values = np.stack(
-        [truth + random.normal(0, 0.8, count) - shift * truth, truth + random.normal(0, 0.3, count)], axis=1
+        [
+            np.where(odd, 0.5, truth) + random.normal(0, 0.25, count),
+            np.where(odd, np.where(truth, -3.0, 3.0), random.normal(0, 0.7, count)) + random.normal(0, 0.3, count),
+        ],
+        axis=1,
     )
     return Pool(
         values=values,
         truth=truth,
+        edits=["wave: x original" if each else "crop original" for each in odd],
         candidates=Candidates(
             pictures=[image(i) for i in range(2 * count)],
             left=np.arange(count),
@@ -30,34 +39,53 @@ def pool(count: int, *, seed: int, shift: float = 0.0) -> Pool:
     )
 
 
-def test_best_f1() -> None:
-    truth = np.array([True, False, True, False])
-    assert best_f1(np.array([0.9, 0.1, 0.8, 0.2]), truth) == 1.0
-    assert best_f1(np.array([0.9, 0.8, 0.7, 0.6]), truth) == pytest.approx(2 * 2 / (3 + 2))
-    assert best_f1(np.full(4, 0.5), truth) == pytest.approx(2 * 2 / (4 + 2))  # a tie stands or falls together
+def test_f1_at_even_odds_is_that_of_the_likelier_ones() -> None:
+    truth = np.array([True, True, False, False, False, False])
+    told = f1_at_even_odds(np.array([0.99, 0.01, 0.98, 0.02, 0.01, 0.01]), truth, prior=0.3)
+    assert told == pytest.approx(2 * 1 / (2 + 2))
+    assert f1_at_even_odds(np.full(6, 1e-6), truth, prior=0.3) == 0.0
 
 
-def test_a_weight_counts_like_repetitions_and_the_pull_holds() -> None:
-    given = pool(60, seed=0)
-    weight = np.random.default_rng(1).integers(1, 4, 60)
-    repeated = np.repeat(np.arange(60), weight)
-    towards = np.array([0.5, -0.5, 0.1])
-    once = fitted(given.values, given.truth, weight.astype(float), towards=towards)
-    assert once == pytest.approx(
-        fitted(given.values[repeated], given.truth[repeated], np.ones(len(repeated)), towards=towards), abs=1e-6
-    )
-    assert fitted(given.values, given.truth, np.zeros(60), towards=towards) == pytest.approx(towards)
+def test_the_threshold_knows_the_share_of_duplicates_of_this_album() -> None:
+    """Scores made under a prior of a half, in an album where one pair of 50 is a duplicate: the middling are strangers."""
+    truth = np.arange(1000) < 20
+    score = np.where(truth, 0.9999, np.where(np.arange(1000) % 2, 0.6, 0.01))
+    assert f1_at_even_odds(score, truth, prior=0.5) == 1.0
 
 
-@pytest.mark.parametrize("choice", ["chosen", "uncertain", "random"])
-def test_no_pair_is_asked_twice_and_labels_help(choice: str) -> None:
-    given = pool(300, seed=2)
-    asked = np.arange(0, 300, 3)
-    fresh = draw(given, np.random.default_rng(0).random(300), asked, choice=choice, count=40, seed=0)
+def test_refining_is_the_mode_of_the_likelihood_and_the_gaussian() -> None:
+    first, fresh = pool(300, seed=0, strange=0.0), pool(40, seed=1, strange=0.5)
+    known = learnt(first.values, first.truth)
+    design = known.columns(fresh.values)
+
+    def loss(at: np.ndarray) -> float:
+        far = at - known.weights
+        signed = np.where(fresh.truth, 1, -1) * (design @ at)
+        return float(np.logaddexp(0, -signed).sum() + 0.5 * far @ known.precision @ far)
+
+    found = refined(known, design, fresh.truth)
+    other = minimize(loss, known.weights, method="BFGS", options={"gtol": 1e-8})
+    assert loss(found) <= other.fun + 1e-9
+    np.testing.assert_allclose(refined(known, design[:0], fresh.truth[:0]), known.weights)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_no_pair_is_asked_twice_and_labels_teach_what_was_not_seen(choice: str) -> None:
+    given = pool(600, seed=2, strange=0.3)
+    asked = np.arange(0, 600, 3)
+    fresh = draw(given, np.random.default_rng(0).random(600), asked, choice=choice, count=40, seed=0)
     assert len(set(fresh.tolist())) == len(fresh) > 30
     assert not set(fresh.tolist()) & set(asked.tolist())
-    told = curve(pool(200, seed=3, shift=1.5), given, pool(400, seed=4), choice=choice, seed=0, budgets=(50, 150))
-    assert told[-1] > told[0]
+    first, test = pool(600, seed=3, strange=0.3), pool(600, seed=4, strange=0.3)
+    told = curve(first, given, test, without="wave", choice=choice, seed=0, budgets=(50, 150))
+    assert told[-1] > told[0] + 0.02
+    assert best_of_all(first, given, test, without="wave") > told[0] + 0.1
+
+
+def test_each_album_takes_each_part() -> None:
+    assert [set(part) for part in zip(*_turns(3), strict=True)] == [{0, 1, 2}] * 3
+    assert len(set(_turns(6))) == 6
+    assert len(_turns(8)) == 8
 
 
 def test_labels_saved_is_read_off_the_curves() -> None:
