@@ -6,15 +6,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from skimage import data
 
-from ndd.config import ModelConfig
+from ndd.config import FindConfig, ModelConfig
+from ndd.find import FindRequest, find
+from ndd.local import LocalRunner
 from ndd.model import checkpoint
 from ndd.model.siamese import SiameseEmbedder
 
-__all__ = ["photographs", "small_album", "small_model"]
+__all__ = ["photographs", "small_album", "small_model", "small_search"]
 
 
 def small_model(directory: Path, *, seed: int = 0) -> Path:
@@ -44,6 +47,21 @@ def small_album(folder: Path) -> Path:
     _save(folder / "blank.png", np.full((80, 100, 3), 200, np.uint8))
     (folder / "cut.jpg").write_bytes((folder / "cat-small.jpg").read_bytes()[:2000])
     return folder
+
+
+def small_search(folder: Path) -> Path:
+    """A search in the small album with the small model that keeps every candidate; all of it lies in `folder`."""
+    small_album(folder / "album")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NDD_HOME", str(folder / "home"))
+        request = FindRequest(
+            paths=[folder / "album"],
+            out=folder / "out",
+            config=FindConfig(floor=0.0),
+            model=small_model(folder / "model"),
+        )
+        find(request, LocalRunner(workers=2))
+    return folder / "out"
 
 
 def _shrunk(pixels: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:

@@ -10,29 +10,15 @@ import pytest
 from feedback import push
 from feedback.desk import Desk
 from ndd.candidates import read_candidates
-from ndd.config import FindConfig
 from ndd.data.queue import QueuedPair
-from ndd.find import FindRequest, find
-from ndd.local import LocalRunner
 from ndd.types import Draw
 from tests.ndd.data.builders import decision, queued
-from tests.samples import small_album, small_model
+from tests.samples import small_search
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    small_album(folder / "album")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NDD_HOME", str(folder / "home"))
-        request = FindRequest(
-            paths=[folder / "album"],
-            out=folder / "out",
-            config=FindConfig(floor=0.0),
-            model=small_model(folder / "model"),
-        )
-        find(request, LocalRunner(workers=2))
-    return folder / "out"
+    return small_search(tmp_path_factory.mktemp("runs"))
 
 
 def test_choosing_twice_asks_nothing_twice(made: Path) -> None:

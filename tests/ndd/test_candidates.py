@@ -8,30 +8,16 @@ import numpy as np
 import pytest
 
 from ndd.candidates import read_candidates
-from ndd.config import FindConfig
 from ndd.errors import InputError
-from ndd.find import FindRequest, find
 from ndd.images import read_file
-from ndd.local import LocalRunner
 from ndd.tables import read_pairs
 from ndd.types import Relation, image_id
-from tests.samples import small_album, small_model
+from tests.samples import small_search
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    small_album(folder / "album")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NDD_HOME", str(folder / "home"))
-        request = FindRequest(
-            paths=[folder / "album"],
-            out=folder / "out",
-            config=FindConfig(floor=0.0),
-            model=small_model(folder / "model"),
-        )
-        find(request, LocalRunner(workers=2))
-    return folder / "out"
+    return small_search(tmp_path_factory.mktemp("runs"))
 
 
 def test_every_pair_of_different_contents_is_a_candidate(made: Path) -> None:
