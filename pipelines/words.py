@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,4 +64,5 @@ def learn(photos: list[Photo], *, words: int, seed: int) -> npt.NDArray[np.uint8
         )
     means = faiss.Kmeans(seen.shape[1], words, niter=_ROUNDS, seed=seed, max_points_per_centroid=len(seen) // words + 1)
     means.train(seen)
-    return np.asarray(np.clip(np.rint(means.centroids), 0, 255), np.uint8)
+    centres: Any = means.centroids
+    return np.asarray(np.clip(np.rint(centres), 0, 255), np.uint8)
