@@ -127,7 +127,7 @@ def _album(images: Path | None, place: Path) -> Album:
 @contextlib.contextmanager
 def _running(command: Sequence[str], environment: dict[str, str], *, until: str, log: Path) -> Iterator[None]:
     """`python -m command` in the background, from when it has printed `until` to the end of the block."""
-    said, up = [], threading.Event()
+    said, up = threading.Event(), threading.Event()
     process = subprocess.Popen(
         [sys.executable, "-m", *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -138,15 +138,15 @@ def _running(command: Sequence[str], environment: dict[str, str], *, until: str,
             for line in process.stdout:
                 file.write(line)
                 file.flush()
-                said.append(line)
                 if until in line:
+                    said.set()
                     up.set()
-        up.set()
+        up.set()  # it has ended, or closed its output
 
     reader = threading.Thread(target=listen, daemon=True)
     reader.start()
     try:
-        if not up.wait(_PATIENCE) or process.poll() is not None:
+        if not up.wait(_PATIENCE) or not said.is_set() or process.poll() is not None:
             raise StoreError(f"python -m {command[0]} {command[1]} did not come up; see {log}")
         yield
     finally:
@@ -161,12 +161,21 @@ def _running(command: Sequence[str], environment: dict[str, str], *, until: str,
 
 def _done(command: Sequence[str], environment: dict[str, str]) -> str:
     """Run `python -m command` to its end; what it printed. StoreError if it fails."""
-    ended = subprocess.run(
-        [sys.executable, "-m", *command], env=environment, stdout=subprocess.PIPE, text=True, check=False
-    )
-    if ended.returncode != 0:
-        raise StoreError(f"python -m {' '.join(command[:2])} ended with exit code {ended.returncode}")
-    return ended.stdout.strip()
+    with subprocess.Popen(
+        [sys.executable, "-m", *command], env=environment, stdout=subprocess.PIPE, text=True
+    ) as child:
+        try:
+            printed, _ = child.communicate()
+        except BaseException:
+            child.terminate()  # so that a training writes down where it was
+            try:
+                child.communicate(timeout=_PATIENCE)
+            except subprocess.TimeoutExpired:
+                child.kill()
+            raise
+    if child.returncode != 0:
+        raise StoreError(f"python -m {' '.join(command[:2])} ended with exit code {child.returncode}")
+    return printed.strip()
 
 
 def _model(port: int, key: str) -> dict[str, Any]:
