@@ -58,6 +58,8 @@ class GeometricEvidence:
 
     matches: tentative matches. inliers: keypoints that agree with the transform (each place once).
     inlier_ratio: inliers among the keypoints inside the overlap (of the picture that has fewer there).
+    likeness: mean over the inliers of how much their descriptors are nearer than a match must be, 1 for equal ones: copies
+    agree in the details, two photographs of one face do not.
     overlap_left, overlap_right: share of each picture's area that the other one covers.
     area_left, area_right: share of each picture's area inside the hull of the inliers.
     correlation, agreement, core, explained_left, explained_right, difference: see `appearance.Appearance`.
@@ -69,6 +71,7 @@ class GeometricEvidence:
     inliers: int = 0
     matches: int = 0
     inlier_ratio: float = 0.0
+    likeness: float = 0.0
     overlap_left: float = 0.0
     overlap_right: float = 0.0
     area_left: float = 0.0
@@ -157,7 +160,9 @@ def _attempt(a: Keypoints, b: Keypoints, *, seed: int) -> GeometricEvidence:
         bent = compare(a, b, found, matched=again, bend=bend)
         if len(again[0]) >= _LEAST and bent.agreement > seen.agreement:
             deformed, seen, (rows, columns) = True, bent, again
-    return _evidence(a, b, found, rows, columns, seen, matches=len(matches), deformed=deformed)
+    evidence = _evidence(a, b, found, rows, columns, seen, matches=len(matches), deformed=deformed)
+    near = (cosine[rows, columns].astype(np.float64) - _GUIDED_COSINE) / (1.0 - _GUIDED_COSINE)
+    return dataclasses.replace(evidence, likeness=round(float(np.clip(near, 0.0, 1.0).mean()), 4))
 
 
 def _places(keys: Keypoints) -> Complex:

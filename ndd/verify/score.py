@@ -72,6 +72,9 @@ def _hash(e: PairEvidence, g: GeometricEvidence) -> float:
 _VERIFIED: Mapping[str, Callable[[PairEvidence, GeometricEvidence], float]] = {
     "inliers": lambda e, g: math.log1p(g.inliers),
     "inlier_ratio": lambda e, g: math.sqrt(g.inlier_ratio),
+    "likeness": lambda e, g: g.likeness,
+    # Many matches that agree only roughly are what two similar faces have.
+    "detail": lambda e, g: g.likeness * math.log1p(g.inliers),
     "agreement": lambda e, g: g.agreement,
     "core": lambda e, g: g.core,
     "explained": lambda e, g: max(g.explained_left, g.explained_right),
@@ -88,7 +91,7 @@ UNVERIFIED_FEATURES = ("cosine", "standout", "hash")
 
 
 def features(evidence: PairEvidence) -> Floats:
-    """(9,) VERIFIED_FEATURES of a pair with geometry, (3,) UNVERIFIED_FEATURES of one without."""
+    """(11,) VERIFIED_FEATURES of a pair with geometry, (3,) UNVERIFIED_FEATURES of one without."""
     geometry = evidence.geometry
     names = UNVERIFIED_FEATURES if geometry is None else VERIFIED_FEATURES
     return np.array([_VERIFIED[name](evidence, geometry or GeometricEvidence()) for name in names], np.float64)
@@ -98,7 +101,7 @@ DEFAULT_CALIBRATION: Mapping[str, Any] = {
     "version": 1,
     "source": "built-in",
     "features": list(VERIFIED_FEATURES),
-    "weights": [0.05, 0.7, 3.6, 8.7, 0.9, 6.9, 1.0, 0.0, 2.0],
+    "weights": [0.05, 0.7, 0.0, 0.0, 3.6, 8.7, 0.9, 6.9, 1.0, 0.0, 2.0],
     "bias": -11.2,
     "prior": 0.5,
     "unverified": {"features": list(UNVERIFIED_FEATURES), "weights": [12.0, 0.0, 8.0], "bias": -9.0},

@@ -128,6 +128,16 @@ def test_different_photographs_share_nothing() -> None:
             assert found.inliers < 8 and found.agreement < 0.4, (left, right, found)
 
 
+def test_likeness_is_of_the_details() -> None:
+    """The same picture agrees wholly; the less is left of it, the less: blur takes details away, the geometry stays."""
+    for name in NAMES:
+        whole = keys(photo(name))
+        soft = [keys(cv2.GaussianBlur(photo(name), (0, 0), sigma)) for sigma in (1.0, 3.0)]
+        same, *less = (verify(whole, other, seed=1).likeness for other in (whole, *soft))
+        assert same > 0.99
+        assert same > less[0] > less[1] >= 0.0
+
+
 def test_a_shared_caption_bar_explains_little_of_either_picture() -> None:
     square = [cv2.resize(photo(name), (320, 320)).astype(np.uint8) for name in NAMES]
     memes = [keys(captioned(np.asarray(pixels, np.uint8))) for pixels in square]

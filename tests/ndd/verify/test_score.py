@@ -85,6 +85,7 @@ def test_no_evidence_no_scores() -> None:
     [
         ("inliers", 5, 80),
         ("inlier_ratio", 0.1, 0.6),
+        ("likeness", 0.1, 0.8),
         ("agreement", 0.1, 0.8),
         ("core", 0.1, 0.8),
         ("explained_left", 0.3, 0.9),
