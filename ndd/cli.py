@@ -195,10 +195,12 @@ def _find(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    from ndd.data.decisions import DecisionStore
     from ndd.detector import Detector
+    from ndd.home import home
 
     detector = Detector(arguments.model, config=config_of(arguments))
-    match = detector.compare(arguments.left, arguments.right)
+    match = detector.compare(arguments.left, arguments.right, decisions=DecisionStore(home().decisions))
     if arguments.explain:
         detector.explain(arguments.left, arguments.right, out=arguments.explain)
     answer = detector.answer(match)
@@ -206,7 +208,10 @@ def _compare(arguments: argparse.Namespace) -> int:
         print(json.dumps(answer, indent=2, sort_keys=True, ensure_ascii=False))
     else:
         word = "duplicate" if match.duplicate else "distinct"
-        print(f"{word}: score {match.score:.4f}, distance {match.distance:.4f}, relation {match.relation or 'none'}")
+        said = ", as a person decided" if "decision" in match.evidence else ""
+        print(
+            f"{word}{said}: score {match.score:.4f}, distance {match.distance:.4f}, relation {match.relation or 'none'}"
+        )
         if arguments.explain:
             print(f"explained in {arguments.explain}")
     return 0

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndd.config import FindConfig
+from ndd.data.decisions import DecisionStore, obeyed
 from ndd.errors import DecodeError, InputError
 from ndd.index.base import cosine_distance
 from ndd.index.flat import FlatIndex
@@ -38,7 +39,6 @@ from ndd.types import ImageId, Match
 from ndd.verify.score import PairEvidence, Scorer, relation_of
 
 if TYPE_CHECKING:
-    from ndd.data.decisions import DecisionStore
     from ndd.index.store import IndexStore
 
 __all__ = ["Decoded", "Detector", "Image"]
@@ -77,13 +77,18 @@ class Detector:
         canvases = np.stack([self.decoder.read(self._content(image)).canvas for image in images])
         return self.embedder.embed(canvases).astype(np.float32)
 
-    def compare(self, a: Image, b: Image) -> Match:
+    def compare(self, a: Image, b: Image, *, decisions: DecisionStore | None = None) -> Match:
         """What two pictures are to each other.
 
         The score is under the calibration's prior, where `find` estimates the prior from the album; the evidence is the
-        same. A single pair is accepted if its own score reaches the wanted precision.
+        same. A single pair is accepted if its own score reaches the wanted precision. decisions: a person's word on the
+        two settles whether they are duplicates (`ndd.data.decisions.obeyed`).
         """
-        return self.match(self.look(a), self.look(b))
+        left, right = self.look(a), self.look(b)
+        match = self.match(left, right)
+        if decisions is None or left.id == right.id:
+            return match
+        return obeyed(match, decisions.word(left.id, right.id), relation=self.config.relation)
 
     def look(self, image: Image) -> KnownPicture:
         """All that is to be known of a picture, to be compared any number of times. Raises DecodeError, InputError."""
@@ -183,10 +188,9 @@ class Detector:
     ) -> list[tuple[str, Match]]:
         """At most `k` pictures of a store that may be `picture`, likeliest first, each with its match.
 
-        Looked at are the k nearest vectors within the config's max_distance, the k nearest perceptual hashes, and pictures
-        with the same bytes. decisions: a person's word on a pair settles whether it is a duplicate, and its place: those
-        called duplicates come first, distinct ones last; the evidence says so. Raises DigestMismatch for a store of another
-        model's vectors.
+        Looked at are the k nearest vectors within the config's max_distance, the k nearest perceptual hashes, pictures with
+        the same bytes, and those a person called duplicates. decisions: such a word settles whether a pair is a duplicate,
+        and its place: confirmed first, distinct ones last. Raises DigestMismatch for a store of another model's vectors.
         """
         from ndd.index.search import search
 

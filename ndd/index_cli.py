@@ -154,7 +154,8 @@ def _query(arguments: argparse.Namespace) -> int:
         return 0
     for id, match in found:
         word = "duplicate" if match.duplicate else "distinct"
-        _say(f"{match.score:.4f}  {word:9}  {match.relation or 'none':9}  {match.distance:.4f}  {id}")
+        said = "  (as a person decided)" if "decision" in match.evidence else ""
+        _say(f"{match.score:.4f}  {word:9}  {match.relation or 'none':9}  {match.distance:.4f}  {id}{said}")
     if not found:
         _say(f"nothing in {arguments.index} is near {arguments.image}")
     return 0

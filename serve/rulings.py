@@ -6,7 +6,7 @@ import os
 import threading
 
 from ndd.data.decisions import DecisionStore
-from ndd.types import Decision, ImageId, Relation, Verdict
+from ndd.types import Decision, ImageId
 
 __all__ = ["Rulings"]
 
@@ -24,14 +24,9 @@ class Rulings:
         """True if anybody has a standing word on a pair with this picture."""
         return id in self._read()
 
-    def duplicates_of(self, id: ImageId, *, loosest: Relation) -> list[ImageId]:
-        """The pictures that a person called duplicates of this one, in a relation that counts."""
-        return [
-            decision.right_id if decision.left_id == id else decision.left_id
-            for decision in self._read().get(id, ())
-            if decision.verdict is Verdict.DUPLICATE
-            and (decision.relation is None or decision.relation.within(loosest))
-        ]
+    def word(self, a: ImageId, b: ImageId) -> Decision | None:
+        """The decision that stands about two pictures."""
+        return next((d for d in self._read().get(a, ()) if b in (d.left_id, d.right_id) and a != b), None)
 
     def _read(self) -> dict[ImageId, list[Decision]]:
         """Standing decisions by picture."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,27 +37,10 @@ class Hit:
 def by_picture(detector: Detector, store: IndexStore, known: KnownPicture, *, k: int, rulings: Rulings) -> list[Hit]:
     """The `k` likeliest duplicates: those a person confirmed first, near or not, those a person ruled out last."""
     decisions = rulings.store if rulings.concern(known.id) else None  # reading them all costs more than the search
-    found = detector.search(store, known, k=k, decisions=decisions)
-    ids = {id for id, _ in found}
-    confirmed = rulings.duplicates_of(known.id, loosest=detector.config.relation)
-    far = [id for image in confirmed for id in store.with_image(image) if id not in ids]
-    hits = [*_far(detector, store, known, far), *_near(store, found)]
-    return hits[:k]
+    return list(_hits(store, detector.search(store, known, k=k, decisions=decisions)))
 
 
-def _far(detector: Detector, store: IndexStore, known: KnownPicture, ids: Sequence[str]) -> Iterator[Hit]:
-    """Duplicates by a person's word that the search alone would not have looked at."""
-    for id in ids:
-        entry = store.get(id)
-        if entry is not None:
-            other = known_of(entry.picture)
-            match = detector.match(known, other)
-            evidence = {**match.evidence, "decision": "duplicate"}
-            match = dataclasses.replace(match, duplicate=True, evidence=evidence)
-            yield Hit(id=id, known=other, metadata=entry.metadata, match=match)
-
-
-def _near(store: IndexStore, found: Sequence[tuple[str, Match]]) -> Iterator[Hit]:
+def _hits(store: IndexStore, found: Sequence[tuple[str, Match]]) -> Iterator[Hit]:
     for id, match in found:
         entry = store.get(id)
         if entry is not None:  # else it was removed meanwhile

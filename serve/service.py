@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from ndd.data.decisions import DecisionStore
+from ndd.data.decisions import DecisionStore, obeyed
 from ndd.detector import Detector
 from ndd.errors import DecodeError, DigestMismatch, NddError
 from ndd.home import home
@@ -83,14 +83,15 @@ class Service:
             await asyncio.to_thread(self.shelf.close)
 
     async def compare(self, a: bytes, b: bytes) -> dict[str, Any]:
-        """The body of `ndd compare --json`."""
+        """The body of `ndd compare --json`: a person's word on the two is obeyed."""
         with self.models.lease() as engine:
             left, right = await self._look(engine, {"a": a, "b": b})
             match = await engine.match(left, right)
             self.numbers.score(match.score)
             self.reviewer.offer(engine.detector, (left, a), (right, b), match)
             self._canary(a, b, engine.detector, match)
-            return engine.detector.answer(match)
+            word = await self._run(engine, lambda: self.rulings.word(left.id, right.id))
+            return engine.detector.answer(obeyed(match, word, relation=engine.detector.config.relation))
 
     async def query(self, image: bytes, *, k: int) -> dict[str, Any]:
         """The likeliest duplicates of a picture among those in the index."""

@@ -7,6 +7,7 @@ replaced by a newer one and taken back by a `withdrawn` one.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -14,9 +15,9 @@ from pathlib import Path
 
 from ndd.data.decision_rows import COLUMNS, cells_of, from_values, read_decisions, write_decisions
 from ndd.data.journal import Damage, Journal, Row
-from ndd.types import Decision, ImageId, Relation, Verdict
+from ndd.types import Decision, ImageId, Match, Relation, Verdict
 
-__all__ = ["DecisionStore", "settle", "words"]
+__all__ = ["DecisionStore", "obeyed", "settle", "words"]
 
 
 class DecisionStore:
@@ -68,6 +69,11 @@ class DecisionStore:
         """pair_id → the decision that stands; see `settle`."""
         return settle(self.load())
 
+    def word(self, a: ImageId, b: ImageId) -> Decision | None:
+        """The decision that stands about two pictures, in either order; None where nobody has a word."""
+        two = {a, b}
+        return next(iter(settle(d for d in self.load() if {d.left_id, d.right_id} == two).values()), None)
+
     def must_links(
         self, ids: Iterable[ImageId] | None = None, *, relation: Relation = Relation.EDITED
     ) -> list[tuple[ImageId, ImageId]]:
@@ -118,6 +124,19 @@ class DecisionStore:
             for d in self.current().values()
             if wanted(d) and (among is None or (d.left_id in among and d.right_id in among))
         )
+
+
+def obeyed(match: Match, word: Decision | None, *, relation: Relation) -> Match:
+    """The match under a person's word on the pair: `duplicate` is what they said, and `evidence["decision"]` says so.
+
+    relation: the loosest that counts as a duplicate; one that they called looser is distinct. Score, distance and the
+    rest stay as measured. Nobody's word, and `unsure`, change nothing.
+    """
+    if word is None or word.verdict not in (Verdict.DUPLICATE, Verdict.DISTINCT):
+        return match
+    same = word.verdict is Verdict.DUPLICATE and _within(word, relation)
+    evidence = {**match.evidence, "decision": str(Verdict.DUPLICATE if same else Verdict.DISTINCT)}
+    return dataclasses.replace(match, duplicate=same, evidence=evidence)
 
 
 def settle(decisions: Iterable[Decision]) -> dict[str, Decision]:

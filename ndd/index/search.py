@@ -1,13 +1,12 @@
-"""Which kept pictures may be this one: near vectors, near perceptual hashes and equal bytes, each verified."""
+"""Which kept pictures may be this one: near vectors, near perceptual hashes, equal bytes, a person's word; each verified."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ndd.config import FindConfig
-from ndd.data.decisions import DecisionStore, settle
+from ndd.data.decisions import DecisionStore, obeyed, settle
 from ndd.index.store import IndexStore
 from ndd.known import KnownPicture
 from ndd.stages.match import QUALITY
@@ -19,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["answer", "candidates", "search"]
 
 Compare = Callable[[KnownPicture, KnownPicture], Match]
+
+_PLACES = {"duplicate": 0, None: 1, "distinct": 2}
+"""By what a person said: confirmed ones first, ruled out ones last."""
 
 
 def search(
@@ -35,16 +37,17 @@ def search(
     if decisions is not None:
         said = settle(d for d in decisions.load() if picture.id in (d.left_id, d.right_id))
     ranked = []
-    for id in candidates(store, picture, config=config, k=k):
+    ids = [*candidates(store, picture, config=config, k=k), *_confirmed(store, picture, said, config.relation)]
+    for id in dict.fromkeys(ids):
         entry = store.get(id)
         if entry is None:  # removed since
             continue
         other = entry.picture if isinstance(entry.picture, KnownPicture) else KnownPicture.unpack(entry.picture)
         word = said.get(pair_id(picture.id, other.id)) if other.id != picture.id else None
-        match, place = _decided(compare(picture, other), word, config.relation)
-        ranked.append((place, -match.score, match.distance, id, match))
+        match = obeyed(compare(picture, other), word, relation=config.relation)
+        ranked.append((_PLACES[match.evidence.get("decision")], -match.score, match.distance, id, match))
     ranked.sort(key=lambda item: item[:4])
-    return [(id, match) for *_, id, match in ranked[:k]]
+    return [(id, match) for *_, id, match in ranked[: max(k, 0)]]
 
 
 def candidates(store: IndexStore, picture: KnownPicture, *, config: FindConfig, k: int) -> list[str]:
@@ -58,13 +61,12 @@ def candidates(store: IndexStore, picture: KnownPicture, *, config: FindConfig, 
     return list(dict.fromkeys(found))
 
 
-def _decided(match: Match, word: Decision | None, loosest: Relation) -> tuple[Match, int]:
-    """The match under a person's word, and its place: 0 before, 2 after those about which nobody said anything."""
-    if word is None or word.verdict not in (Verdict.DUPLICATE, Verdict.DISTINCT):
-        return match, 1
-    same = word.verdict is Verdict.DUPLICATE and (word.relation is None or word.relation.within(loosest))
-    evidence = {**match.evidence, "decision": "duplicate" if same else "distinct"}
-    return dataclasses.replace(match, duplicate=same, evidence=evidence), 0 if same else 2
+def _confirmed(store: IndexStore, picture: KnownPicture, said: Mapping[str, Decision], loosest: Relation) -> list[str]:
+    """Ids of what a person called its duplicates: however far apart this model's vectors put them, they are looked at."""
+    words = [word for word in said.values() if word.verdict is Verdict.DUPLICATE]
+    words = [word for word in words if word.relation is None or word.relation.within(loosest)]
+    others = (word.right_id if word.left_id == picture.id else word.left_id for word in words)
+    return [id for other in others for id in store.with_image(other)]
 
 
 def answer(detector: Detector, found: Sequence[tuple[str, Match]]) -> dict[str, Any]:

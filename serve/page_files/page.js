@@ -91,7 +91,10 @@ function why(answer) {
   return said;
 }
 
-function words(answer) { return answer.duplicate ? "Duplicates" : answer.score >= 0.5 ? "Probably duplicates" : "Not duplicates"; }
+function words(answer) {
+  if (answer.duplicate) return "Duplicates";
+  return answer.score >= 0.5 && answer.evidence.decision !== "distinct" ? "Probably duplicates" : "Not duplicates";
+}
 
 function badge(node, answer) {
   node.textContent = answer.relation ? RELATIONS[answer.relation] : "nothing shared was found";

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -158,6 +159,28 @@ def test_compare_prints_what_it_found(pictures: Path, tmp_path: Path, capsys: py
     assert main([*arguments, "--explain", str(tmp_path / "why.png")]) == 0
     assert f"{answer['score']:.4f}" in capsys.readouterr().out
     assert (tmp_path / "why.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_compare_obeys_what_a_person_decided(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cat, small, rocket = (str(pictures / name) for name in ("cat.png", "cat-small.jpg", "rocket.png"))
+
+    def compared(a: str, b: str) -> dict[str, Any]:
+        assert main(["compare", a, b, "--json"]) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    for other, verdict in ((small, "distinct"), (rocket, "duplicate")):
+        before = compared(other, cat)
+        assert main(["decide", cat, other, "--verdict", verdict]) == 0
+        capsys.readouterr()
+        after = compared(other, cat)
+        assert (after["duplicate"], after["evidence"].pop("decision")) == (verdict == "duplicate", verdict)
+        assert {**before, "duplicate": after["duplicate"]} == after  # what was measured stays as it is
+        assert main(["compare", cat, other]) == 0
+        assert capsys.readouterr().out.startswith(f"{verdict}, as a person decided: ")
+        assert main(["decide", cat, other, "--verdict", "withdrawn"]) == 0
+        capsys.readouterr()
+        assert compared(other, cat) == before
 
 
 def test_embed_writes_the_vectors_of_the_search(

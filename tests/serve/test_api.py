@@ -106,7 +106,12 @@ def test_a_persons_word_is_obeyed(server: Running, pictures: Pictures) -> None:
             ("cat", True, "duplicate"),
             ("coffee", True, None),
         ]
+        assert client.compare(pictures["coffee"], pictures["cat"]).duplicate
         client.decide("coffee", "cat", verdict="distinct")
+        compared = client.compare(pictures["cat"], pictures["coffee"])
+        assert (compared.duplicate, compared.evidence["decision"]) == (False, "distinct")
+        (item,) = client.batch([(pictures["cat"], pictures["coffee"])])
+        assert item["result"]["evidence"]["decision"] == "distinct"
         found = client.query(pictures["coffee"])
         assert [(m.id, m.duplicate, m.decided) for m in found.matches] == [
             ("coffee", True, None),

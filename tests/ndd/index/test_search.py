@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from ndd.cli import main
+from ndd.config import FindConfig
 from ndd.data.decisions import DecisionStore
 from ndd.detector import Detector
 from ndd.errors import DigestMismatch
 from ndd.home import home
 from ndd.index.store import Entry, IndexStore
 from ndd.tables import read_failures
-from ndd.types import Decision, Verdict
+from ndd.types import Decision, Relation, Verdict
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,28 @@ def test_a_persons_word_settles_duplicate_and_place(detector: Detector, pictures
             ("cat.png", False, "distinct"),
         ]
         assert dict(found)["cat.png"].score == dict(before)["cat.png"].score
+
+
+def test_what_a_person_called_a_duplicate_is_found_however_far_it_lies(
+    model: Path, pictures: Path, tmp_path: Path
+) -> None:
+    near = Detector(model, config=FindConfig(max_distance=1e-6, hash_bits=0))
+    decisions = DecisionStore(tmp_path / "decisions")
+    with kept(near, tmp_path / "index", pictures, ["coffee.png", "rocket.png"]) as store:
+        query = near.look(pictures / "cat.png")
+        assert near.search(store, query, k=5, decisions=decisions) == []
+        about = {"reviewer": "ada", "time": datetime.now(UTC), "embedding_digest": "e", "scorer_digest": "s"}
+        for name, relation in (("coffee.png", Relation.SCENE), ("rocket.png", None)):
+            left, right = sorted((query.id, near.look(pictures / name).id))
+            said = Decision(left_id=left, right_id=right, verdict=Verdict.DUPLICATE, relation=relation, **about)  # type: ignore[arg-type]
+            decisions.append(said)
+        found = near.search(store, query, k=5, decisions=decisions)  # a scene is no duplicate here
+        assert [(id, match.duplicate, match.evidence["decision"]) for id, match in found] == [
+            ("rocket.png", True, "duplicate")
+        ]
+        assert near.search(store, query, k=0, decisions=decisions) == []
+        store.remove(["rocket.png"])
+        assert near.search(store, query, k=5, decisions=decisions) == []
 
 
 def test_a_store_of_another_model_is_not_searched(detector: Detector, pictures: Path, tmp_path: Path) -> None:
@@ -158,5 +181,6 @@ def test_decisions_of_the_home_are_obeyed_by_the_command(
     assert main(["decide", str(pictures / "crops/cat.png"), str(pictures / "cat.png"), "--verdict", "distinct"]) == 0
     capsys.readouterr()
     assert DecisionStore(home().decisions).load()
-    (match,) = run(capsys, "query", index, pictures / "crops/cat.png")["matches"]  # type: ignore[misc, attr-defined]
-    assert (match["duplicate"], match["evidence"]["decision"]) == (False, "distinct")
+    matches = run(capsys, "query", index, pictures / "crops/cat.png")["matches"]
+    assert isinstance(matches, list)
+    assert [(match["duplicate"], match["evidence"]["decision"]) for match in matches] == [(False, "distinct")]
