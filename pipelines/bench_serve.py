@@ -12,7 +12,6 @@ import os
 import random
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from typing import Any
 from ndd.errors import NddError
 from pipelines.album import Album
 from pipelines.bench_serve_load import Call, Seen, form, load
+from pipelines.ports import free_port
 
 __all__ = ["Workload", "measure", "served", "table", "workload"]
 
@@ -209,16 +209,6 @@ def _held(seen: Mapping[str, Seen]) -> dict[str, Any]:
         said[f"{call} ms beyond plain"] = round(1e3 * beyond, 1)
     failed = sum(n for of in seen.values() for status, n in of.statuses.items() if not 200 <= status < 300)
     return {**said, "failed": failed}
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on, below those that the system hands out by itself: a server that takes a
-    minute to start would find one of those taken."""
-    for port in random.SystemRandom().sample(range(20_000, 32_000), 200):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise NddError("no free port between 20000 and 32000; end what listens there")
 
 
 def table(figures: Mapping[str, Any]) -> str:

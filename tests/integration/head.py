@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from tests.ports import free_ports
 
 __all__ = ["ROOT", "Head", "marked_processes", "start_head"]
 
@@ -91,26 +91,11 @@ def _carries(process: psutil.Process, mark: str) -> bool:
         return False
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports nobody listens on, below the range from which the system hands out ports by itself."""
-    ports: list[int] = []
-    for port in random.SystemRandom().sample(range(20_000, 32_000), 500):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        ports.append(port)
-        if len(ports) == count:
-            return ports
-    raise AssertionError("no free ports")
-
-
 @contextmanager
 def start_head(*, cpus: int = 4) -> Iterator[Head]:
     """A head with `cpus` logical CPUs on free loopback ports; every process of it is gone afterwards."""
     state = Path(tempfile.mkdtemp(prefix="ndd-head-", dir="/tmp"))
-    gcs, dashboard, client = _free_ports(3)
+    gcs, dashboard, client = free_ports(3)
     env = {
         **os.environ,
         "NDD_HOME": str(state / "home"),  # of the jobs: they inherit the head's environment

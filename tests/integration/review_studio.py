@@ -17,11 +17,12 @@ from feedback import push
 from feedback.desk import Desk
 from feedback.labelstudio import Server
 from feedback.pictures import Previews
-from feedback.server import free_port, running
+from feedback.server import running
 from ndd.candidates import FindRun, read_candidates
 from ndd.config import FindConfig
 from ndd.find import FindRequest, find
 from ndd.local import LocalRunner
+from tests.ports import free_ports
 from tests.samples import small_album
 
 LINKS = "https://pictures.invalid/previews"
@@ -33,7 +34,7 @@ class Studio:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self._port = free_port()
+        (self._port,) = free_ports(1)
         self._stack = contextlib.ExitStack()
         self.known: dict[str, Any] = {}
         self._servers: list[Server] = []

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from serve.client import Client
-from tests.integration.head import _free_ports as free_ports
+from tests.ports import free_ports
 
 __all__ = ["KEY", "ROOT", "Served", "served"]
 

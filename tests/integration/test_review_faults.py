@@ -17,10 +17,10 @@ import pytest
 from feedback.desk import Desk
 from feedback.labelstudio import LabelStudioError, Server
 from feedback.pull import Pulled, pull
-from feedback.server import free_port
 from ndd.candidates import FindRun
 from ndd.types import Verdict
 from tests.integration.review_studio import Studio, push_links, tasks_of, wait_until
+from tests.ports import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -51,7 +51,7 @@ class Proxy:
 
     def __init__(self, port: int) -> None:
         self.target = port
-        self.port = free_port()
+        self.port = free_ports(1)[0]
         self.cut_at = 0
         self.answers = 0
         self.on_request: Callable[[], None] | None = None

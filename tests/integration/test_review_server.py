@@ -16,13 +16,13 @@ from feedback.desk import Desk
 from feedback.labelstudio import LabelStudioError
 from feedback.pictures import Previews
 from feedback.pull import Pulled, pull
-from feedback.server import free_port
 from feedback.standin import REVIEWER, answer_by_truth
 from feedback.status import status
 from feedback.webhook import HEADER, secret_of
 from ndd.candidates import FindRun
 from ndd.types import Draw, Relation, Verdict
 from tests.integration.review_studio import Studio, push_links, tasks_of, wait_until
+from tests.ports import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -208,7 +208,7 @@ def test_local_pictures_are_handed_out_and_nothing_beside_them(studio: Studio, f
 def test_a_webhook_fetches_what_it_names(studio: Studio, desk: Desk, found: FindRun, tmp_path: Path) -> None:
     import httpx
 
-    server, port = studio.server(), free_port()
+    server, port = studio.server(), free_ports(1)[0]
     push_links(desk, server, found)
     address = f"http://127.0.0.1:{port}/events"
     command = [
