@@ -142,7 +142,7 @@ def to_html(found: Status, path: str | os.PathLike[str]) -> None:
 
 
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Review</title>
+<html lang="en"><head><meta charset="utf-8"><title>ndd review</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
 :root { color-scheme: light dark }
@@ -157,17 +157,20 @@ ROWS
 def _lines(found: Status) -> list[tuple[str, str]]:
     total = sum(found.answered.values())
     lines = [
-        ("waiting", f"{found.waiting} pairs"),
+        ("waiting", f"{found.waiting} pairs wait for an answer"),
         ("answered", f"{total} pairs{_counts(found.answered)}"),
-        ("reviewers", _counts(found.reviewers).strip(" ()") or "none yet"),
+        ("answers by", ", ".join(f"{name} ({count})" for name, count in found.reviewers.items()) or "nobody yet"),
         ("agreement", _agreement(found)),
         ("disagreement", f"{found.conflicts} pairs wait for somebody to break the tie"),
         ("pace", "not known yet" if found.pairs_per_hour is None else f"{found.pairs_per_hour:.0f} pairs per hour"),
     ]
     p = found.precision
-    said = "not known yet: no accepted pair of the audit draw is answered"
+    said = "not known yet: no random check of an accepted pair is answered"
     if p is not None:
-        said = f"{p.estimate:.3f} ({p.low:.3f} to {p.high:.3f}, 95 %; {p.draws} audit draws, {p.unsure} more unsure)"
+        said = (
+            f"of the pairs that a search accepts {p.estimate:.1%} are duplicates ({p.low:.1%} to {p.high:.1%} with 95 % "
+            f"confidence; {p.draws} random checks answered, {p.unsure} more unsure)"
+        )
     return [*lines, ("precision", said), ("last retraining", _retraining(found.last_retraining))]
 
 
@@ -185,8 +188,10 @@ def _retraining(last: Mapping[str, Any] | None) -> str:
         return "none yet"
     promoted = "" if "promoted" not in last else "promoted" if last["promoted"] else "not promoted"
     gained = last.get("gain")
-    words = [str(last.get("time", "")), promoted, *(_gained(gained) if isinstance(gained, Mapping) else ())]
-    return ", ".join(word for word in words if word) or "done"
+    words = [str(last.get("time", "")).replace("T", " "), promoted]
+    said = ", ".join(word for word in words if word) or "done"
+    gains = ", ".join(_gained(gained)) if isinstance(gained, Mapping) else ""
+    return f"{said}; against the model before: {gains}" if gains else said
 
 
 def _gained(gain: Mapping[str, Any]) -> Iterator[str]:
