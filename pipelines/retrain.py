@@ -170,6 +170,7 @@ def _summary(told: Mapping[str, Any]) -> str:
         f"learnt from {told['learnt']['duplicate']} duplicates and {told['learnt']['distinct']} distinct pairs, "
         f"{told['learnt']['fresh']} of them new",
         *(f"not promoted: {reason}" for reason in told["reasons"]),
+        *(f"the trained network was refused, its score alone is moved: {reason}" for reason in told["refused"]),
         f"report: {told['report']}",
     ]
     if told["promoted"]:

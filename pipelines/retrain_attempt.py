@@ -6,6 +6,8 @@ manifest.parquet    the pictures, with their cut
 album/              what is compared on     run/            the training run
 model/              the challenger          audits.json     what audits say of both
 verdict.json        what the comparison gave                promoted.json   the version, once it is champion
+score/              the second challenger, where the first is refused: the champion's network, its score moved by the
+score-*.json        audits; with audits and verdict of its own
 report.json, report.md
 """
 
@@ -15,7 +17,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,14 +26,14 @@ from typing import Any, Self
 from ndd.data.decision_rows import read_decisions, write_decisions
 from ndd.data.manifest import ManifestRow, read_manifest, write_manifest
 from ndd.errors import NddError, StaleOutput, StoreError, UsageError
-from ndd.files import atomic_path, make_directory
-from ndd.model.directory import CALIBRATION, CONFIG, resolve
-from ndd.types import Decision, ImageId, Verdict
-from pipelines.recalibrate import audited, recalibrate, sure_of_loss
+from ndd.files import make_directory
+from ndd.model.directory import CONFIG, resolve
+from ndd.types import Verdict
 from pipelines.retrain_album import copies_each, unlike_photographs
 from pipelines.retrain_child import run_child
 from pipelines.retrain_cut import comparable
 from pipelines.retrain_due import Due
+from pipelines.retrain_judge import MODEL, SCORE, judge, read_note, write_note
 from pipelines.retrain_report import changes, gain, write_report
 from pipelines.tracking import content_digest
 
@@ -88,13 +90,15 @@ class Attempt:
         write_manifest(directory / "manifest.parquet", rows)
         # A copy: the champion's own directory may be cleared away while we are at work.
         shutil.copytree(champion.resolve(), directory / "champion")
-        _write(directory / "priors.json", {d.pair_id: priors[d.pair_id] for d in found.audit if d.pair_id in priors})
+        write_note(
+            directory / "priors.json", {d.pair_id: priors[d.pair_id] for d in found.audit if d.pair_id in priors}
+        )
         note = {
             "settings": asdict(settings),
             "known": [d.decision_id for d in found.train],
             "fresh": len(found.fresh),
         }
-        _write(directory / "attempt.json", note)
+        write_note(directory / "attempt.json", note)
         opened = cls.open(directory, settings)
         assert opened is not None
         return opened
@@ -105,7 +109,7 @@ class Attempt:
 
         Raises StaleOutput if it was begun with other settings, StoreError if it cannot be read.
         """
-        note = _read(directory / "attempt.json")
+        note = read_note(directory / "attempt.json")
         if note is None:
             return None
         if note["settings"] != json.loads(json.dumps(asdict(settings))):
@@ -141,31 +145,35 @@ class Attempt:
             shutil.rmtree(self.directory)  # it would go on with the pictures that were too few
             raise
         self._train(lock)
-        human = self._calibrate(rows, audits)
-        verdict = self._compare(human)
-        version = self._promote() if verdict["promoted"] else None
+        judged = judge(
+            self.directory, self.champion, rows, audits, albums=self.settings.albums, sure=self.settings.sure
+        )
+        version = self._promote(judged.challenger) if judged.verdict["promoted"] else None
         told: dict[str, Any] = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "promoted": version is not None,
             "version": version,
-            "reasons": verdict["reasons"],
-            "gain": gain(human, verdict["figures"]),
+            "challenger": judged.challenger,
+            "reasons": judged.verdict["reasons"],
+            "refused": list(judged.refused),
+            "gain": gain(judged.audits, judged.verdict["figures"]),
             "learnt": {
                 "duplicate": sum(d.verdict is Verdict.DUPLICATE for d in train),
                 "distinct": sum(d.verdict is Verdict.DISTINCT for d in train),
                 "fresh": self.fresh,
             },
-            "audits": human,
+            "audits": judged.audits,
             "decisions": list(self.known),
         }
-        self._report(told, verdict, rows)
+        self._report(told, judged.verdict, rows)
         return told
 
     def _current(self) -> bool:
         """Is the champion still the one it began from, or made by it? What was promoted once is not promoted again."""
         if (self.directory / "promoted.json").is_file():
             return True
-        mine = [place for place in (self.champion, self.directory / "model") if (place / CONFIG).is_file()]
+        places = (self.champion, self.directory / MODEL, self.directory / SCORE)
+        mine = [place for place in places if (place / CONFIG).is_file()]
         return content_digest(resolve(None)) in map(content_digest, mine)
 
     def _train(self, lock: int) -> None:
@@ -191,95 +199,32 @@ class Attempt:
             cut = (2 * len(photos)) // 3
             build_album(photos[:cut], place, copies=copies_each(cut), seed=0, singles=photos[cut:])
 
-    def _calibrate(self, rows: Sequence[ManifestRow], audits: Sequence[Decision]) -> dict[str, Any]:
-        """The challenger: the trained network with the champion's calibration, moved by the audits."""
-        target, uri_of = self.directory / "model", {ImageId(row.id): row.uri for row in rows}
-        done = _read(self.directory / "audits.json")
-        if done is None or not (target / CONFIG).is_file():
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(self.directory / "run" / "model", target)
-            if (self.champion / CALIBRATION).is_file():
-                shutil.copyfile(self.champion / CALIBRATION, target / CALIBRATION)
-            priors = _read(self.directory / "priors.json") or {}
-            before, after = (audited(m, audits, uri_of, prior_of=priors) for m in (self.champion, target))
-            moved = recalibrate(target, after)
-            done = {
-                "champion": before.figures(),
-                "challenger": moved,
-                "sure_of_loss": sure_of_loss(before, after),
-            }
-            _write(self.directory / "audits.json", done)
-        return done
-
-    def _compare(self, human: Mapping[str, Any]) -> dict[str, Any]:
-        done = _read(self.directory / "verdict.json")
-        if done is None:
-            from pipelines.promote import challenge
-            from pipelines.session import default_workers, ray_session
-            from pipelines.stages import RayRunner
-
-            workers = default_workers()
-            with ray_session(workers=workers):
-                verdict = challenge(
-                    self.directory / "model",
-                    self.champion,
-                    albums=[self.directory / "album", *map(Path, self.settings.albums)],
-                    work=self.directory / "gate",
-                    runner=RayRunner(workers=workers),
-                    sure=self.settings.sure,
-                )
-            reasons = [*verdict.reasons, *_by_audits(human, self.settings.sure)]
-            done = {"promoted": not reasons, "reasons": reasons, "figures": dict(verdict.figures)}
-            _write(self.directory / "verdict.json", done)
-        return done
-
-    def _promote(self) -> str | None:
+    def _promote(self, challenger: str = MODEL) -> str | None:
         """Make it the registry's challenger and, if that is wanted, champion; the version that is champion by it."""
         from pipelines.promote import publish
         from pipelines.registry import CHALLENGER, CHAMPION, register, set_alias
 
-        done = _read(self.directory / "promoted.json")
+        done = read_note(self.directory / "promoted.json")
         if done is not None:
             return str(done["version"])  # somebody may have gone back since
         if not self._current():
             raise StoreError(f"{resolve(None)}: became champion meanwhile; the same command begins anew from that one")
-        version = register(self.directory / "model", origin="retrain")
+        version = register(self.directory / challenger, origin="retrain")
         set_alias(CHALLENGER, version)
         if not self.settings.promote:
             return None
-        publish(self.directory / "model", version=version)
+        publish(self.directory / challenger, version=version)
         set_alias(CHAMPION, version)
-        _write(self.directory / "promoted.json", {"version": version})
+        write_note(self.directory / "promoted.json", {"version": version})
         return version
 
     def _report(self, told: Mapping[str, Any], verdict: Mapping[str, Any], rows: Sequence[ManifestRow]) -> None:
         groups = None
         if len(rows) <= _COMPARED:
             try:
-                groups = changes(self.champion, self.directory / "model", rows, work=self.directory / "groups")
+                groups = changes(
+                    self.champion, self.directory / told["challenger"], rows, work=self.directory / "groups"
+                )
             except NddError as error:  # the pictures may have gone; what was learnt from them has not
                 sys.stderr.write(f"the groups of the library are not compared: {error}\n")
         write_report(self.directory, told, verdict, groups)
-
-
-def _by_audits(human: Mapping[str, Any], sure: float) -> Iterator[str]:
-    """Why not, by the word of people."""
-    loss = human["sure_of_loss"]
-    if loss is not None and loss >= sure:
-        before, after = (human[name]["roc_auc"] for name in ("champion", "challenger"))
-        yield f"audited pairs: ROC-AUC {before:.3f} → {after:.3f} ({100 * loss:.0f} % of the draws)"
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StoreError(f"{path}: damaged ({error}); remove {path.parent} to begin anew") from error
-    return found
-
-
-def _write(path: Path, value: Mapping[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

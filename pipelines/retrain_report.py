@@ -120,6 +120,9 @@ def _lines(told: Mapping[str, Any], verdict: Mapping[str, Any], groups: GroupCha
     yield ""
     yield "Promoted." if told["promoted"] else "The champion stays."
     yield from (f"- {reason}" for reason in verdict["reasons"])
+    if told["refused"]:
+        yield "The trained network was refused; the network stays, and its score is moved:"
+        yield from (f"- {reason}" for reason in told["refused"])
     yield ""
     yield (
         f"Learnt from {learnt['duplicate']} duplicates and {learnt['distinct']} distinct pairs, {learnt['fresh']} of them new."

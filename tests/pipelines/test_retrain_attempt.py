@@ -15,9 +15,12 @@ from pipelines.registry import CHALLENGER, CHAMPION, alias
 from pipelines.retrain_attempt import Attempt, Settings
 from pipelines.retrain_due import Due
 from pipelines.tracking import content_digest
+from tests.mlflow import MLFLOW_WARNINGS
 from tests.pipelines.test_retrain_cut import rows
 from tests.pipelines.test_retrain_due import both_kinds
 from tests.samples import small_model
+
+pytestmark = MLFLOW_WARNINGS
 
 
 def settings(*, promote: bool = True) -> Settings:

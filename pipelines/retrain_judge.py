@@ -1,0 +1,158 @@
+"""Challengers of a retraining, recalibrated and compared with the champion: the trained network first, then the score alone.
+
+A network that learnt from a few decisions need not be a better one, and the gate refuses those that are not. What audits say
+of the score holds all the same: where they are enough, the champion's network with its score moved is the second challenger.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ndd.data.manifest import ManifestRow
+from ndd.errors import StoreError
+from ndd.files import atomic_path
+from ndd.model.directory import CALIBRATION, CONFIG
+from ndd.types import Decision, ImageId
+from pipelines.recalibrate import audited, recalibrate, sure_of_loss
+
+__all__ = ["MODEL", "SCORE", "Judged", "judge", "read_note", "write_note"]
+
+MODEL, SCORE = "model", "score"
+"""Directories of the challengers: the trained network with its score, and the champion's network with its score moved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What came of it. challenger: MODEL or SCORE. audits, verdict: what people's word and the gate say of that one.
+    refused: why the trained network was refused, where SCORE stands in for it."""
+
+    challenger: str
+    audits: Mapping[str, Any]
+    verdict: Mapping[str, Any]
+    refused: tuple[str, ...] = ()
+
+
+def judge(
+    directory: Path,
+    champion: Path,
+    rows: Sequence[ManifestRow],
+    audits: Sequence[Decision],
+    *,
+    albums: Sequence[str | os.PathLike[str]],
+    sure: float,
+) -> Judged:
+    """Judge the attempt in `directory`, whose training is over; what a file there says already is not done again.
+
+    albums: to compare on, beside the attempt's own. sure: how sure a loss must be to count.
+    """
+    compared_on = [directory / "album", *map(Path, albums)]
+
+    def try_out(challenger: str) -> Judged:
+        human = _calibrated(directory, champion, rows, audits, challenger)
+        return Judged(
+            challenger=challenger,
+            audits=human,
+            verdict=_compared(directory, champion, human, challenger, albums=compared_on, sure=sure),
+        )
+
+    trained = try_out(MODEL)
+    if trained.verdict["promoted"] or not trained.audits["challenger"]["moved"]:
+        return trained
+    moved = try_out(SCORE)
+    if not moved.verdict["promoted"]:
+        return trained
+    refused = tuple(trained.verdict["reasons"])
+    return Judged(challenger=SCORE, audits=moved.audits, verdict=moved.verdict, refused=refused)
+
+
+def _calibrated(
+    directory: Path, champion: Path, rows: Sequence[ManifestRow], audits: Sequence[Decision], challenger: str
+) -> dict[str, Any]:
+    """Make the challenger: a network with the champion's calibration, moved by the audits; what these say of both."""
+    target, uri_of = directory / challenger, {ImageId(row.id): row.uri for row in rows}
+    note = directory / _of(challenger, "audits.json")
+    done = read_note(note)
+    if done is None or not (target / CONFIG).is_file():
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(directory / "run" / "model" if challenger == MODEL else champion, target)
+        if (champion / CALIBRATION).is_file():
+            shutil.copyfile(champion / CALIBRATION, target / CALIBRATION)
+        priors = read_note(directory / "priors.json") or {}
+        before, after = (audited(m, audits, uri_of, prior_of=priors) for m in (champion, target))
+        moved = recalibrate(target, after)
+        done = {
+            "champion": before.figures(),
+            "challenger": moved,
+            "sure_of_loss": sure_of_loss(before, after),
+        }
+        write_note(note, done)
+    return done
+
+
+def _compared(
+    directory: Path,
+    champion: Path,
+    human: Mapping[str, Any],
+    challenger: str,
+    *,
+    albums: Sequence[Path],
+    sure: float,
+) -> dict[str, Any]:
+    """The gate's verdict, and people's."""
+    note = directory / _of(challenger, "verdict.json")
+    done = read_note(note)
+    if done is None:
+        from pipelines.promote import challenge
+        from pipelines.session import default_workers, ray_session
+        from pipelines.stages import RayRunner
+
+        workers = default_workers()
+        with ray_session(workers=workers):
+            verdict = challenge(
+                directory / challenger,
+                champion,
+                albums=albums,
+                work=directory / "gate",
+                runner=RayRunner(workers=workers),
+                sure=sure,
+            )
+        reasons = [*verdict.reasons, *_by_audits(human, sure)]
+        done = {"promoted": not reasons, "reasons": reasons, "figures": dict(verdict.figures)}
+        write_note(note, done)
+    return done
+
+
+def _of(challenger: str, name: str) -> str:
+    """The file that says `name` of a challenger."""
+    return name if challenger == MODEL else f"{challenger}-{name}"
+
+
+def _by_audits(human: Mapping[str, Any], sure: float) -> Iterator[str]:
+    """Why not, by the word of people."""
+    loss = human["sure_of_loss"]
+    if loss is not None and loss >= sure:
+        before, after = (human[name]["roc_auc"] for name in ("champion", "challenger"))
+        yield f"audited pairs: ROC-AUC {before:.3f} → {after:.3f} ({100 * loss:.0f} % of the draws)"
+
+
+def read_note(path: Path) -> dict[str, Any] | None:
+    """A JSON file of an attempt; None if it is not there. StoreError if it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreError(f"{path}: damaged ({error}); remove {path.parent} to begin anew") from error
+    return found
+
+
+def write_note(path: Path, value: Mapping[str, Any]) -> None:
+    """Write such a file, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
