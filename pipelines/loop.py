@@ -13,28 +13,31 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ndd.config import FindConfig
+from ndd.data.decisions import DecisionStore
 from ndd.errors import StoreError
 from ndd.find import FindRequest, find
 from ndd.images import decode
 from ndd.local import LocalRunner
 from pipelines.album import Album, Photo, build_album, read_album, read_photos
+from pipelines.loop_server import Asked
+from pipelines.ports import free_port
 
 __all__ = ["add_arguments", "run", "tiles"]
 
 _COPIES, _SEVERITY = 2, (0.4, 1.0)
 _TILE, _PLAIN = 160, 12.0
+_AUDIT = 0.4
+"""Share of the questions drawn at random: of 80 just enough to move the score by."""
 _PATIENCE = 600.0
 """Seconds for a server to come up: Label Studio makes its database at the first start."""
 
@@ -52,48 +55,59 @@ def run(args: argparse.Namespace) -> int:
     """Go round once; the exit code."""
     out: Path = args.out.absolute()
     home = Path(os.environ.get("NDD_HOME") or out / "home")
-    environment = {**os.environ, "NDD_HOME": os.fspath(home), "NDD_KEY": secrets.token_urlsafe(24)}
     os.environ["NDD_HOME"] = os.fspath(home)
-    began = time.monotonic()
-
-    def tell(text: str) -> None:
-        sys.stdout.write(f"[{time.monotonic() - began:4.0f} s] {text}\n")
-        sys.stdout.flush()
-
+    go = _Round(out=out, home=home, key=secrets.token_urlsafe(24))
     album = _album(args.images, out / "album")
-    tell(f"an album of {len(album.images)} pictures, {len(album.groups())} of them with copies: {album.root}")
-    port = _free_port()
+    go.tell(
+        f"1. an album of {len(album.images)} pictures, {len(album.groups())} of them with edited copies: {album.root}"
+    )
+    go.tell("   starting the server (Ray Serve) and Label Studio, whose first start takes a minute or more")
+    port = free_port()
     serve = ["serve", "run", "--port", str(port), "watch_seconds=2"]
-    with _running(serve, environment, until="Serving on", log=out / "serve.log"):
-        before = _model(port, environment["NDD_KEY"])
-        tell(f"the server answers with {_short(before)}")
-        config = FindConfig(floor=0.0)
-        found = find(
-            FindRequest(paths=[album.root / "images"], out=out / "found", config=config, overwrite=True), LocalRunner()
+    review = ["feedback", "review", "--port", str(free_port()), "--every", "3600"]  # `pull` fetches the answers below
+    with (
+        go.background(serve, until="Serving on", log=out / "serve.log") as serving,
+        go.background(review, until="answers are fetched", log=out / "review.log") as reviewing,
+    ):
+        request = FindRequest(paths=[album.root / "images"], out=go.found, config=FindConfig(floor=0.0), overwrite=True)
+        found = find(request, LocalRunner())
+        go.tell(f"2. find: {found['groups']} groups, {found['pairs']} candidate pairs: {go.found / 'report.html'}")
+        serving()
+        server = Asked(f"http://127.0.0.1:{port}", go.key)
+        before = server.digests()
+        go.tell(f"   {server.address} answers with {_short(before)}")
+        reviewing()
+        go.tell(
+            "3. Label Studio is asked about the pairs that teach most, and about some drawn at random, to measure by"
         )
-        tell(f"find: {found['groups']} groups, {found['pairs']} candidate pairs")
-        review = [
-            "feedback",
-            "review",
-            os.fspath(out / "found"),
-            "--count",
-            str(args.questions),
-            "--port",
-            str(_free_port()),
-        ]
-        with _running(review, environment, until="answers are fetched", log=out / "review.log"):
-            tell("the questions are in Label Studio")
-            tell(_done(["feedback", "answer", os.fspath(album.root)], environment))
-            tell(_done(["feedback", "pull"], environment))
-        few = ["--least", "10", "--few", "10"]
-        tell(_done(["pipelines", "retrain", "--data", os.fspath(album.root / "images"), *few], environment))
-        last = json.loads((home / "retrain" / "last.json").read_text(encoding="utf-8"))
-        if not last["promoted"]:
-            tell("the challenger was not promoted, so the server goes on with the model it has")
-            return 0
-        after = _changed(port, environment["NDD_KEY"], before)
-        tell(f"the server answers with {_short(after)}")
+        go.do("feedback", "push", os.fspath(go.found), "--count", str(args.questions), "--audit", str(_AUDIT))
+        go.do("feedback", "answer", os.fspath(album.root))
+        go.tell("4. the answers become decisions, which are obeyed at once")
+        go.do("feedback", "pull")
+        go.tell(f"   {server.obeyed(album, DecisionStore(home / 'decisions'))}")
+        go.tell("5. retraining: fine-tune, compare with the model in use, promote if it is no worse; some minutes")
+        _retrain(go, album, server, before)
+        page = out / "status.html"
+        go.do("feedback", "status", "--html", os.fspath(page), quiet=True)
+    go.tell(f"done; to look at:\n   {go.found / 'report.html'}\n   {page}\n   {go.last().get('report', '')}")
     return 0
+
+
+def _retrain(go: _Round, album: Album, server: Asked, before: Mapping[str, str]) -> None:
+    """What cron runs, and what the running server makes of it."""
+    last = go.last()
+    few = ["--least", "10", "--few", "10", "--engine", "local"]
+    go.do("pipelines", "retrain", "--data", os.fspath(album.root / "images"), *few)
+    now = go.last()
+    if now == last:
+        go.tell("6. there was nothing new to learn from, so the server goes on with the model it has")
+    elif now["promoted"]:
+        go.tell(f"6. the server, never stopped, now answers with {_short(_changed(server, before))}")
+    else:
+        go.tell(
+            "6. the new model is not good enough, so the server goes on with the one it has; the answers count anyway"
+        )
+    go.tell(f"   {server.obeyed(album, DecisionStore(go.home / 'decisions'))}")
 
 
 def tiles(photos: Sequence[Photo]) -> list[Photo]:
@@ -124,84 +138,97 @@ def _album(images: Path | None, place: Path) -> Album:
     return build_album(photos[:cut], place, copies=_COPIES, seed=0, severity=_SEVERITY, singles=photos[cut:])
 
 
-@contextlib.contextmanager
-def _running(command: Sequence[str], environment: dict[str, str], *, until: str, log: Path) -> Iterator[None]:
-    """`python -m command` in the background, from when it has printed `until` to the end of the block."""
-    said, up = threading.Event(), threading.Event()
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+class _Round:
+    """One way round the loop: where it happens, what it says, and the commands it runs."""
 
-    def listen() -> None:
-        assert process.stdout is not None
-        with log.open("w", encoding="utf-8") as file:
-            for line in process.stdout:
-                file.write(line)
-                file.flush()
-                if until in line:
-                    said.set()
-                    up.set()
-        up.set()  # it has ended, or closed its output
+    def __init__(self, *, out: Path, home: Path, key: str) -> None:
+        self.out, self.home, self.key, self.found = out, home, key, out / "found"
+        self._environment = {**os.environ, "NDD_HOME": os.fspath(home), "NDD_KEY": key}
+        self._began = time.monotonic()
 
-    reader = threading.Thread(target=listen, daemon=True)
-    reader.start()
-    try:
-        if not up.wait(_PATIENCE) or not said.is_set() or process.poll() is not None:
-            raise StoreError(f"python -m {command[0]} {command[1]} did not come up; see {log}")
-        yield
-    finally:
-        process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(60)
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        reader.join(10)
+    def tell(self, text: str) -> None:
+        """Print lines, the first with the seconds since the beginning."""
+        first, *more = text.splitlines()
+        lines = [f"[{time.monotonic() - self._began:4.0f} s] {first}", *(f"{'':9}{line}" for line in more)]
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        sys.stdout.flush()
 
+    def last(self) -> dict[str, Any]:
+        """What the last retraining remembers; empty before the first."""
+        path = self.home / "retrain" / "last.json"
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return found
 
-def _done(command: Sequence[str], environment: dict[str, str]) -> str:
-    """Run `python -m command` to its end; what it printed. StoreError if it fails."""
-    with subprocess.Popen(
-        [sys.executable, "-m", *command], env=environment, stdout=subprocess.PIPE, text=True
-    ) as child:
-        try:
-            printed, _ = child.communicate()
-        except BaseException:
-            child.terminate()  # so that a training writes down where it was
+    def do(self, *command: str, quiet: bool = False) -> None:
+        """Run `python -m command` to its end and print what it printed. StoreError if it fails."""
+        with subprocess.Popen(
+            [sys.executable, "-m", *command], env=self._environment, stdout=subprocess.PIPE, text=True
+        ) as child:
             try:
-                child.communicate(timeout=_PATIENCE)
-            except subprocess.TimeoutExpired:
-                child.kill()
-            raise
-    if child.returncode != 0:
-        raise StoreError(f"python -m {' '.join(command[:2])} ended with exit code {child.returncode}")
-    return printed.strip()
+                printed, _ = child.communicate()
+            except BaseException:
+                child.terminate()  # so that a training writes down where it was
+                try:
+                    child.communicate(timeout=_PATIENCE)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                raise
+        if child.returncode != 0:
+            raise StoreError(f"python -m {' '.join(command[:2])} ended with exit code {child.returncode}")
+        if printed.strip() and not quiet:
+            self.tell("\n".join(f"   {line}" for line in printed.strip().splitlines()))
+
+    @contextlib.contextmanager
+    def background(self, command: Sequence[str], *, until: str, log: Path) -> Iterator[Callable[[], None]]:
+        """`python -m command` beside the block; gives what waits until it has printed `until`. StoreError if it fails."""
+        said, up = threading.Event(), threading.Event()
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+        def listen() -> None:
+            assert process.stdout is not None
+            with log.open("w", encoding="utf-8") as file:
+                for line in process.stdout:
+                    file.write(line)
+                    file.flush()
+                    if until in line:
+                        said.set()
+                        up.set()
+            up.set()  # it has ended, or closed its output
+
+        def wait() -> None:
+            if not up.wait(_PATIENCE) or not said.is_set() or process.poll() is not None:
+                raise StoreError(f"python -m {command[0]} {command[1]} did not come up; see {log}")
+
+        reader = threading.Thread(target=listen, daemon=True)
+        reader.start()
+        try:
+            yield wait
+        finally:
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(60)
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            reader.join(10)
 
 
-def _model(port: int, key: str) -> dict[str, Any]:
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/model", headers={"Authorization": f"Bearer {key}"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        body: dict[str, Any] = json.load(answer)
-    return body
-
-
-def _changed(port: int, key: str, before: dict[str, Any]) -> dict[str, Any]:
+def _changed(server: Asked, before: Mapping[str, str]) -> Mapping[str, str]:
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
         with contextlib.suppress(urllib.error.URLError):
-            now = _model(port, key)
-            if now["digests"] != before["digests"]:
+            now = server.digests()
+            if now != before:
                 return now
         time.sleep(1.0)
     raise StoreError(f"the server still answers with {_short(before)} after {_PATIENCE:.0f} s; see serve.log")
 
 
-def _short(said: dict[str, Any]) -> str:
-    return f"embedding {said['digests']['embedding'][:12]}, scorer {said['digests']['scorer'][:12]}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+def _short(digests: Mapping[str, str]) -> str:
+    return f"embedding {digests['embedding'][:12]}, scorer {digests['scorer'][:12]}"

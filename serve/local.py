@@ -33,6 +33,7 @@ _SETTINGS = {
     "MALLOC_TRIM_THRESHOLD_": str(4 * 2**20),
 }
 _OBJECT_STORE = 256 * 2**20
+_ATTEMPTS = 3
 
 
 @contextlib.contextmanager
@@ -51,7 +52,7 @@ def serve_here(args: Mapping[str, Any], *, host: str, port: int, logs: bool) -> 
     from ray import serve
 
     try:
-        ray.init(
+        _start(
             num_cpus=64,  # logical: Serve's own actors and replicas of one small machine have to fit
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE,
@@ -69,6 +70,20 @@ def serve_here(args: Mapping[str, Any], *, host: str, port: int, logs: bool) -> 
             serve.shutdown()
         ray.shutdown()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _start(**settings: Any) -> None:
+    import ray
+
+    for attempt in range(_ATTEMPTS):
+        try:
+            ray.init(**settings)
+            return
+        except Exception as error:
+            # A machine that is busy with other things may not have it up within Ray's fixed half minute.
+            if "timed out during startup" not in str(error) or attempt + 1 == _ATTEMPTS:
+                raise
+            ray.shutdown()
 
 
 def wait_for_end() -> None:
