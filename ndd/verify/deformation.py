@@ -1,7 +1,8 @@
 """What one plane transform leaves over: a smooth, small field of displacements (waves, lens, crumpled paper).
 
-Nadaraya–Watson regression of the residuals of matched keypoints with a Gaussian kernel, shrunk towards zero where few
-keypoints speak, reweighted against strays. Positions and displacements are complex numbers in units of the longer side.
+Gaussian process regression of the residuals of matched keypoints (Rasmussen & Williams 2006, "Gaussian Processes for
+Machine Learning", eq. 2.25): it passes near every keypoint, is smooth between them and falls to zero far from all. Positions
+and displacements are complex numbers in units of the longer side.
 """
 
 from __future__ import annotations
@@ -9,55 +10,68 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 __all__ = ["Deformation"]
 
 Complex = npt.NDArray[np.complex64]
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 
-_WIDTH = 0.05
-"""Standard deviation of the kernel."""
-_PRIOR = 0.4
-"""Weight of the zero displacement: a keypoint alone moves its surroundings by 1 / 1.4 of what it says."""
-_STRAY = 0.012
-"""Residual at which a match counts half."""
+_WIDTH = 0.12
+"""Standard deviation of the kernel: half the period of the shortest wave that it can follow."""
+_REACH = 0.04
+"""Standard deviation of displacements before anything is known."""
+_NOISE = 0.005
+"""Standard deviation of a keypoint's place: a pixel of the 192 searched."""
+_MOST = 96
+"""Keypoints that a field is made of, the first given. Below a hundred OpenCV solves in code of its own: a LAPACK's sums
+would depend on its threads, and evidence must not."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Deformation:
-    """Displacements (K,) known at `places` (K,), with `weights` (K,)."""
+    """A field made of `places` (K,), each with a complex128 `weights` (K,)."""
 
     places: Complex
-    shifts: Complex
-    weights: Floats
+    weights: npt.NDArray[np.complex128]
 
     @classmethod
     def fit(cls, places: Complex, shifts: Complex) -> Self:
-        """From the residual displacement of each match; each match is judged by its neighbours alone."""
-        kernel = _kernel(places, places)
-        np.fill_diagonal(kernel, 0.0)
-        weights = np.ones(len(places), np.float32)
-        for _ in range(3):
-            spoken = _sums(kernel, weights) + _PRIOR
-            expected = _sums(kernel, weights * shifts) / spoken
-            weights = np.asarray(1.0 / (1.0 + (np.abs(shifts - expected) / _STRAY) ** 2), np.float32)
-        return cls(places, shifts, weights)
+        """From the residual displacements (K,) of matches at `places` (K,), K ≥ 1, the most trusted first."""
+        places, shifts = places[:_MOST], shifts[:_MOST]
+        covariance = _kernel(places, places)
+        covariance[np.diag_indices(len(places))] += (_NOISE / _REACH) ** 2
+        both = np.stack([shifts.real, shifts.imag], axis=1).astype(np.float64)
+        # Positive definite by the noise on its diagonal.
+        _, solved = cv2.solve(covariance, both, flags=cv2.DECOMP_CHOLESKY)
+        return cls(places, np.asarray(solved[:, 0] + 1j * solved[:, 1], np.complex128))
 
     def at(self, points: Complex) -> Complex:
         """(P,) displacement at each point."""
-        kernel = _kernel(points, self.places)
-        total = _sums(kernel, self.weights * self.shifts) / (_sums(kernel, self.weights) + _PRIOR)
-        return np.asarray(total, np.complex64)
+        return np.asarray(_sums(_kernel(points, self.places), self.weights), np.complex64)
+
+    def support(self, points: Complex) -> Floats:
+        """(P,) how many keypoints speak there, those further away for less."""
+        return np.asarray(_kernel(points, self.places).sum(axis=1), np.float64)
+
+    def slopes(self, points: Complex) -> tuple[Complex, Complex]:
+        """(P,) derivatives of the displacement along x and along y."""
+        kernel = _kernel(points, self.places) / -(_WIDTH**2)
+        away = points[:, None] - self.places[None, :]
+        return (
+            np.asarray(_sums(kernel * away.real, self.weights), np.complex64),
+            np.asarray(_sums(kernel * away.imag, self.weights), np.complex64),
+        )
 
 
-def _sums(kernel: Floats, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _sums(kernel: npt.NDArray[Any], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """kernel @ values, without a BLAS, whose order of adding depends on its threads."""
     return np.asarray(np.einsum("pk,k->p", kernel, values))
 
 
 def _kernel(points: Complex, places: Complex) -> Floats:
-    x = points.real[:, None] - places.real[None, :]
-    y = points.imag[:, None] - places.imag[None, :]
-    return np.asarray(np.exp((x * x + y * y) * np.float32(-0.5 / _WIDTH**2)), np.float32)
+    x = points.real[:, None].astype(np.float64) - places.real[None, :]
+    y = points.imag[:, None].astype(np.float64) - places.imag[None, :]
+    return np.asarray(np.exp((x * x + y * y) * (-0.5 / _WIDTH**2)), np.float64)

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ndd.verify.appearance import Appearance, compare
-from ndd.verify.deformation import Deformation
-from ndd.verify.fitting import Matches, fit, transfer
+from ndd.verify.fitting import Matches, fit
+from ndd.verify.guide import COSINE, Guide
 from ndd.verify.keypoints import DESCRIPTOR_NORM, Keypoints
 from ndd.verify.whole import guess_turn
 
@@ -31,18 +31,12 @@ Indices = npt.NDArray[np.intp]
 _RATIO = 0.95
 """Lowe's ratio, lax: the geometry sorts the matches out, the ratio only drops the hopeless ones."""
 _MAX_MATCHES = 160
-_GUIDED_RADIUS = 0.014
-"""How far from its predicted place a guided match may lie, in longer sides."""
-_GUIDED_COSINE = 0.80
-"""Least RootSIFT cosine of a guided match (unrelated keypoints lie around .65)."""
 _DECISIVE = 30
 """Inliers of the plain attempt from which the mirrored one is not made."""
 _BENDABLE = 8
 """Inliers from which leftovers of the plane transform are looked at …"""
 _SETTLED = 0.85
 """… unless this much of the overlap agrees as it is."""
-_BEND_RADIUS = 0.05
-"""How far a match may be off the plane transform to count as evidence of a bend."""
 _GRID = 40
 """Points along a side when areas are measured."""
 _WHOLE = 0.5
@@ -147,21 +141,19 @@ def _attempt(a: Keypoints, b: Keypoints, *, seed: int) -> GeometricEvidence:
     found = fit(matches, corners=corners, seed=seed)
     if found is None:
         return GeometricEvidence(matches=len(matches))
-    guide = _Guide(a, b, left, right, cosine, found)
-    rows, columns = guide.matches(None, radius=_GUIDED_RADIUS)
+    guide = Guide(a, b, left, right, cosine, found)
+    rows, columns = guide.plane()
     if len(rows) < _LEAST:
         return GeometricEvidence(matches=len(matches))
     seen = compare(a, b, found, matched=(rows, columns))
     deformed = False
     if len(rows) >= _BENDABLE and seen.agreement < _SETTLED:
-        wide = guide.matches(None, radius=_BEND_RADIUS)
-        bend = Deformation.fit(guide.moved[wide[0]], right[wide[1]] - guide.moved[wide[0]])
-        again = guide.matches(bend, radius=_GUIDED_RADIUS)
-        bent = compare(a, b, found, matched=again, bend=bend)
+        bend, *again = guide.bent(rows, columns)
+        bent = compare(a, b, found, matched=(again[0], again[1]), bend=bend)
         if len(again[0]) >= _LEAST and bent.agreement > seen.agreement:
-            deformed, seen, (rows, columns) = True, bent, again
+            deformed, seen, (rows, columns) = True, bent, (again[0], again[1])
     evidence = _evidence(a, b, found, rows, columns, seen, matches=len(matches), deformed=deformed)
-    near = (cosine[rows, columns].astype(np.float64) - _GUIDED_COSINE) / (1.0 - _GUIDED_COSINE)
+    near = (cosine[rows, columns].astype(np.float64) - COSINE) / (1.0 - COSINE)
     return dataclasses.replace(evidence, likeness=round(float(np.clip(near, 0.0, 1.0).mean()), 4))
 
 
@@ -200,47 +192,6 @@ def _tentative(cosine: Floats) -> tuple[Indices, Indices]:
     order = np.argsort(ratio, kind="stable")[:_MAX_MATCHES]
     order = order[ratio[order] < _RATIO**2]
     return rows[order], columns[order]
-
-
-class _Guide:
-    """Looks again for matches, knowing where the transform puts each keypoint."""
-
-    def __init__(
-        self, a: Keypoints, b: Keypoints, left: Complex, right: Complex, cosine: Floats, transform: Matrix
-    ) -> None:
-        linear = transform[:2, :2] / transform[2, 2]
-        size = float(np.sqrt(max(np.linalg.det(linear), 1e-12)))
-        turn = float(np.angle(complex(linear[0, 0] + linear[1, 1], linear[1, 0] - linear[0, 1])))
-        self.moved = transfer(transform, left)
-        self._left, self._right, self._cosine, self._size = left, right, cosine, size
-        rows, columns = np.nonzero(cosine > _GUIDED_COSINE)
-        near = np.abs(self.moved[rows] - right[columns]) < _BEND_RADIUS * min(1.0, size)
-        rows, columns = rows[near], columns[near]
-        twist = np.cos(b.angles[columns] - a.angles[rows] - turn)
-        grown = np.abs(np.log(b.scales[columns] / a.scales[rows] / size))
-        alike = (twist > 0.8) & (grown < 0.6)
-        self._rows, self._columns = rows[alike], columns[alike]
-
-    def matches(self, bend: Deformation | None, *, radius: float) -> tuple[Indices, Indices]:
-        """One-to-one matches within `radius` of the prediction, the most alike first; each place once."""
-        rows, columns = self._rows, self._columns
-        expected = self.moved[rows]
-        if bend is not None:
-            expected = expected + bend.at(expected)
-        near = np.abs(expected - self._right[columns]) < radius * min(1.0, self._size)
-        rows, columns = rows[near], columns[near]
-        order = np.argsort(-self._cosine[rows, columns], kind="stable")
-        taken_left: set[complex] = set()
-        taken_right: set[complex] = set()
-        kept = []
-        for index, here, there in zip(
-            order.tolist(), self._left[rows[order]].tolist(), self._right[columns[order]].tolist(), strict=True
-        ):
-            if here not in taken_left and there not in taken_right:
-                taken_left.add(here)
-                taken_right.add(there)
-                kept.append(index)
-        return rows[kept], columns[kept]
 
 
 def _evidence(

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ndd.verify.deformation import Deformation
 from ndd.verify.fitting import Matches, fit, transfer
 
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 0.75], [0.0, 0.75]])
@@ -82,19 +81,3 @@ def test_matches_at_one_place_or_on_one_line_fit_nothing_wild() -> None:
     for points in (spot, line):
         matches = Matches(left=points, right=points, zoom=np.ones(12, np.complex64))
         assert fit(matches, corners=CORNERS, seed=0) is None
-
-
-def test_a_bend_is_learned_from_neighbours_and_strays_are_ignored() -> None:
-    rng = np.random.default_rng(2)
-    places = (rng.random(250) + 1j * rng.random(250)).astype(np.complex64)
-    shifts = (0.02 * np.sin(4 * places.imag)).astype(np.complex64)
-    shifts[:25] += (0.03 * np.exp(1j * rng.uniform(0, 6.3, 25))).astype(np.complex64)
-    asked = (0.2 + 0.6 * rng.random(50) + 1j * (0.2 + 0.6 * rng.random(50))).astype(np.complex64)
-    learned = Deformation.fit(places, shifts).at(asked)
-    assert np.abs(learned - 0.02 * np.sin(4 * asked.imag)).max() < 0.006
-
-
-def test_a_lone_keypoint_moves_its_surroundings_only_in_part() -> None:
-    bend = Deformation.fit(np.array([0.5 + 0.5j], np.complex64), np.array([0.03 + 0j], np.complex64))
-    near, far = bend.at(np.array([0.5 + 0.5j, 0.9 + 0.9j], np.complex64))
-    assert 0.0 < near.real < 0.02 and abs(far) < 1e-6
