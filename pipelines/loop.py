@@ -61,6 +61,11 @@ def run(args: argparse.Namespace) -> int:
     go.tell(
         f"1. an album of {len(album.images)} pictures, {len(album.groups())} of them with edited copies: {album.root}"
     )
+    answered = len(DecisionStore(home / "decisions").current())
+    if answered:
+        go.tell(
+            f"   {home} knows {answered} answers of an earlier round; another NDD_HOME (without one, --out) begins anew"
+        )
     go.tell("   starting the server (Ray Serve) and Label Studio, whose first start takes a minute or more")
     port = free_port()
     serve = ["serve", "run", "--port", str(port), "watch_seconds=2"]
