@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from ndd.model.directory import CALIBRATION, describe, resolve
 from ndd.tables import PairRow, read_pairs
 from ndd.types import Relation
 from ndd.verify.geometry import GeometricEvidence
-from ndd.verify.score import DEFAULT_CALIBRATION, PairEvidence, Scorer, features
+from ndd.verify.score import DEFAULT_CALIBRATION, PairEvidence, Scorer, expand, features
 from pipelines.album import Album, AlbumImage, Photo, build_album, read_photos, read_tar
 from pipelines.overlays import caption, meme, screenshot, sticker, watermark
 
@@ -48,6 +49,8 @@ _CARD = (320, 240)
 _SHARING = 4
 """Different photographs that share one caption, frame or watermark."""
 _FOLDS = 5
+_BENDS_TRUE, _BENDS_FALSE = (0.02, 0.46, 0.9), (0.5, 0.7495, 0.999)
+"""Quantiles of the duplicates' and of the others' features at which a response may bend: where the two meet."""
 
 
 def fit(
@@ -56,7 +59,8 @@ def fit(
     """The content of calibration.json.
 
     labels: True for duplicates. groups: pairs of one number are held out together in the cross-fitted check (default:
-    each pair by itself). Every weight is at least 0, since every feature grows with the evidence for a duplicate. Both
+    each pair by itself). The response to every feature is piecewise linear and never falls, since every feature grows with
+    the evidence for a duplicate. Both
     kinds weigh the same in the fit and the stored prior is .5; a run puts its own prior in its place. Raises InputError
     where there are fewer than 20 pairs of either kind.
     """
@@ -98,30 +102,48 @@ def fit(
 
 
 def _section(start: Mapping[str, Any], values: Floats, truth: Labels) -> dict[str, Any]:
-    weights, bias = _logistic(values, truth, start=np.asarray(start["weights"], np.float64))
-    return {
-        "features": list(start["features"]),
-        "weights": [round(float(w), 4) for w in weights],
-        "bias": round(float(bias), 4),
-    }
+    names, weights, bias = _additive(values, truth, start=start)
+    kept = [(n, round(float(w), 4)) for n, w in zip(names, weights, strict=True) if "[" not in n or w >= 5e-5]
+    return {"features": [n for n, _ in kept], "weights": [w for _, w in kept], "bias": round(float(bias), 4)}
+
+
+def _additive(values: Floats, truth: Labels, *, start: Mapping[str, Any]) -> tuple[list[str], Floats, float]:
+    """Columns (see `ndd.verify.score.expand`), their weights and the bias. A feature that never varies keeps the weight that
+    `start` gives it."""
+    names: list[str] = []
+    towards: list[float] = []
+    for feature, weight, column in zip(start["features"], start["weights"], values.T, strict=True):
+        ramps = [f"{feature}[{low:g}:{high:g}]" for low, high in pairwise(_knots(column, truth))]
+        names += ramps or [feature]
+        towards += [0.0] * len(ramps) if ramps else [float(weight)]
+    columns = expand(values, start["features"], names)
+    return names, *_logistic(columns, truth, start=np.asarray(towards, np.float64))
+
+
+def _knots(column: Floats, truth: Labels) -> list[float]:
+    """Where the response to a feature may bend: its ends, and quantiles of either kind where most of them lie."""
+    inner = [np.quantile(column[truth], _BENDS_TRUE), np.quantile(column[~truth], _BENDS_FALSE)]
+    found: list[float] = np.unique(np.concatenate([[column.min()], *inner, [column.max()]]).round(3)).tolist()
+    return found
 
 
 def _logistic(values: Floats, truth: Labels, *, start: Floats) -> tuple[Floats, float]:
     """Logistic regression pulled towards `start`, both classes weighing the same.
 
-    Weights below 0 are taken out, the worst first.
+    Weights below 0 are taken out, the worse half of them at a time.
     """
     scale = np.maximum(values.std(axis=0), 1e-6)
-    kept = list(range(values.shape[1]))
+    kept = np.arange(values.shape[1])
     while True:
         design = np.hstack([values[:, kept] / scale[kept], np.ones((len(values), 1))])
         found = _newton(design, truth, towards=np.append(start[kept] * scale[kept], 0.0))
-        worst = int(np.argmin(found[:-1])) if kept else 0
-        if not kept or found[worst] >= 0.0:
+        negative = np.flatnonzero(found[:-1] < 0.0)
+        if not len(negative):
             weights = np.zeros(values.shape[1])
             weights[kept] = found[:-1] / scale[kept]
             return weights, float(found[-1])
-        del kept[worst]
+        worst = negative[np.argsort(found[negative], kind="stable")][: (len(negative) + 1) // 2]
+        kept = np.delete(kept, worst)
 
 
 def _newton(design: Floats, truth: Labels, *, towards: Floats) -> Floats:
@@ -154,14 +176,14 @@ def _cross_fitted(values: Floats, truth: Labels, fold: npt.NDArray[np.int64]) ->
     scores = np.full(len(truth), 0.5)
     which = np.unique(fold, return_inverse=True)[1] % _FOLDS
     share = float(truth.mean())
-    start = np.asarray(DEFAULT_CALIBRATION["weights"], np.float64)
     shift = np.log(share / (1.0 - share))
     for number in range(_FOLDS):
         rest = which != number
         if rest.all() or not truth[rest].any() or truth[rest].all():
             continue
-        weights, bias = _logistic(values[rest], truth[rest], start=start)
-        scores[~rest] = _sigmoid(values[~rest] @ weights + bias + shift)
+        names, weights, bias = _additive(values[rest], truth[rest], start=DEFAULT_CALIBRATION)
+        columns = expand(values[~rest], DEFAULT_CALIBRATION["features"], names)
+        scores[~rest] = _sigmoid(columns @ weights + bias + shift)
     return scores
 
 

@@ -1,6 +1,7 @@
 """Evidence about a pair → probability that the two are duplicates, and what they are to each other.
 
-A logistic regression on a handful of monotone features, fitted on an edited-copy album (`pipelines.calibrate`) and kept
+A logistic regression on a handful of monotone features, each bent piecewise (a generalised additive model: Hastie &
+Tibshirani 1990), fitted on an edited-copy album (`pipelines.calibrate`) and kept
 as `calibration.json` in the model directory. Its probabilities hold under the calibration prior; a run re-estimates the
 prior from its own scores, because the share of duplicates among candidates differs by orders of magnitude between
 albums (Saerens, Latinne & Decaestecker 2002, "Adjusting the outputs of a classifier to new a priori probabilities").
@@ -9,6 +10,7 @@ albums (Saerens, Latinne & Decaestecker 2002, "Adjusting the outputs of a classi
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -28,6 +30,7 @@ __all__ = [
     "PairEvidence",
     "Scorer",
     "estimate_prior",
+    "expand",
     "features",
     "relation_of",
     "threshold_for_precision",
@@ -111,8 +114,29 @@ DEFAULT_CALIBRATION: Mapping[str, Any] = {
 _EPSILON = 1e-9
 
 
+def expand(values_PF: Floats, names: Sequence[str], of: Sequence[str]) -> Floats:
+    """(P, len(of)) columns: a feature by its name in `names`, or `name[low:high]`, which rises from 0 to 1 between the two.
+
+    Sums of such ramps with weights of at least 0 are the rising piecewise linear functions: evidence may count for more in
+    one range than in another, and never against. Raises ValueError for a name that is neither.
+    """
+    columns = []
+    for text in of:
+        found = _RAMP.fullmatch(text)
+        name, low, high = (found[1], float(found[2]), float(found[3])) if found else (text, 0.0, 1.0)
+        if name not in names or high <= low:
+            raise ValueError(text)
+        column = values_PF[:, list(names).index(name)]
+        columns.append(np.clip((column - low) / (high - low), 0.0, 1.0) if found else column)
+    return np.stack(columns, axis=1) if columns else np.zeros((len(values_PF), 0))
+
+
+_RAMP = re.compile(r"(\w+)\[(-?[\d.]+):(-?[\d.]+)\]")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class _Linear:
+class _Additive:
+    known: tuple[str, ...]
     names: tuple[str, ...]
     weights: Floats
     bias: float
@@ -125,11 +149,25 @@ class _Linear:
             bias = float(table["bias"])
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{where}: wants features, weights and bias, got {error!r}; fit it again") from None
-        unknown = sorted(set(names) - set(known))
-        if unknown or len(names) != len(weights) or not np.isfinite([*weights, bias]).all():
-            said = f"unknown features {unknown}" if unknown else f"{len(names)} features and {len(weights)} weights"
-            raise ModelError(f"{where}: {said}, or a value that is not finite; fit the calibration again")
-        return cls(names, weights, bias)
+        if len(names) != len(weights) or not np.isfinite([*weights, bias]).all():
+            raise ModelError(
+                f"{where}: {len(names)} features and {len(weights)} weights, or a value that is not finite; "
+                "fit the calibration again"
+            )
+        try:
+            expand(np.zeros((0, len(known))), known, names)
+        except ValueError as error:
+            raise ModelError(f"{where}: unknown features ['{error}']; fit the calibration again") from None
+        return cls(tuple(known), names, weights, bias)
+
+    def __call__(self, evidence: Sequence[PairEvidence]) -> Floats:
+        """(P,) log-odds."""
+        values = np.array([features(e) for e in evidence]).reshape(len(evidence), len(self.known))
+        # Column by column: the sum of one pair must not depend on how many are scored with it.
+        total = np.full(len(evidence), self.bias)
+        for weight, column in zip(self.weights, expand(values, self.known, self.names).T, strict=True):
+            total += weight * column
+        return total
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
@@ -141,8 +179,8 @@ class Scorer:
 
     calibration: Mapping[str, Any]
     prior: float
-    _verified: _Linear = field(repr=False)
-    _unverified: _Linear = field(repr=False)
+    _verified: _Additive = field(repr=False)
+    _unverified: _Additive = field(repr=False)
 
     def __init__(self, calibration: Mapping[str, Any] | None = None, *, prior: float | None = None) -> None:
         table = DEFAULT_CALIBRATION if calibration is None else calibration
@@ -158,8 +196,8 @@ class Scorer:
         set_ = object.__setattr__
         set_(self, "calibration", table)
         set_(self, "prior", fitted if prior is None else prior)
-        set_(self, "_verified", _Linear.read(table, VERIFIED_FEATURES, "calibration"))
-        set_(self, "_unverified", _Linear.read(unverified, UNVERIFIED_FEATURES, "calibration.unverified"))
+        set_(self, "_verified", _Additive.read(table, VERIFIED_FEATURES, "calibration"))
+        set_(self, "_unverified", _Additive.read(unverified, UNVERIFIED_FEATURES, "calibration.unverified"))
 
     @property
     def digest(self) -> str:
@@ -172,20 +210,15 @@ class Scorer:
 
     def score(self, evidence: Sequence[PairEvidence]) -> Floats:
         """(P,) float64 in [0, 1]. Identical bytes score 1; a flat picture that is not identical scores 0."""
+        found = np.array([float(e.identical) for e in evidence], np.float64)
         shift = _logit(self.prior) - _logit(float(self.calibration["prior"]))
-        return np.array([self._one(e, shift) for e in evidence], np.float64)
-
-    def _one(self, evidence: PairEvidence, shift: float) -> float:
-        if evidence.identical:
-            return 1.0
-        if evidence.flat:
-            return 0.0
-        linear = self._unverified if evidence.geometry is None else self._verified
-        geometry = evidence.geometry or GeometricEvidence()
-        total = linear.bias + shift
-        for name, weight in zip(linear.names, linear.weights.tolist(), strict=True):
-            total += weight * _VERIFIED[name](evidence, geometry)
-        return 1.0 / (1.0 + math.exp(-min(max(total, -40.0), 40.0)))
+        open_ = [at for at, e in enumerate(evidence) if not e.identical and not e.flat]
+        for linear, seen in ((self._verified, True), (self._unverified, False)):
+            rows = [at for at in open_ if (evidence[at].geometry is not None) is seen]
+            if rows:
+                total = linear([evidence[at] for at in rows]) + shift
+                found[rows] = [1.0 / (1.0 + math.exp(-min(max(t, -40.0), 40.0))) for t in total.tolist()]
+        return found
 
 
 def estimate_prior(scores: npt.ArrayLike, *, prior: float = 0.5) -> float:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,11 @@ from ndd.types import Relation
 from ndd.verify.geometry import GeometricEvidence
 from ndd.verify.score import (
     DEFAULT_CALIBRATION,
-    UNVERIFIED_FEATURES,
     VERIFIED_FEATURES,
     PairEvidence,
     Scorer,
     estimate_prior,
+    expand,
 )
 from pipelines.album import Photo, build_album, read_album
 from pipelines.calibrate import add_arguments, add_lookalikes, evidence_of, fit
@@ -59,25 +60,39 @@ def test_fitted_probabilities_are_frequencies() -> None:
     assert np.array(truth)[certain].mean() == pytest.approx(scores[certain].mean(), abs=0.06)
 
 
+def response(section: dict[str, Any], feature: str, low: float, high: float) -> float:
+    """By how many log-odds the fitted score rises when a feature goes from low to high."""
+    rows = np.array([[value if name == feature else 0.0 for name in VERIFIED_FEATURES] for value in (low, high)])
+    before, after = expand(rows, VERIFIED_FEATURES, section["features"]) @ np.array(section["weights"])
+    return float(after - before)
+
+
 def test_features_that_tell_nothing_weigh_little_and_none_weighs_negative() -> None:
     pairs, labels = drawn(3000, share=0.5, seed=3)
     fitted = fit(pairs, labels)
-    weights = dict(zip(fitted["features"], fitted["weights"], strict=True))
-    assert min(weights.values()) >= 0.0
-    assert weights["agreement"] > 3.0 and weights["cosine"] > 3.0
-    assert weights["inliers"] < 0.5
+    assert min(fitted["weights"]) >= 0.0 and min(fitted["unverified"]["weights"]) >= 0.0
+    assert response(fitted, "agreement", 0.2, 0.8) > 2.0 and response(fitted, "cosine", 0.2, 0.8) > 2.0
+    assert response(fitted, "inliers", 1.5, 4.0) < 0.5
     # What never varies in the album stays as it was.
-    assert weights["inlier_ratio"] == BUILT_IN["inlier_ratio"]
-    assert fitted["features"] == list(VERIFIED_FEATURES)
-    assert fitted["unverified"]["features"] == list(UNVERIFIED_FEATURES)
+    assert response(fitted, "inlier_ratio", 0.0, 1.0) == pytest.approx(BUILT_IN["inlier_ratio"], abs=1e-4)
+
+
+def test_a_response_bends_where_the_evidence_does() -> None:
+    """Agreement up to a half says nothing here, beyond it everything."""
+    rng = np.random.default_rng(11)
+    pairs, _ = drawn(3000, share=0.5, seed=10)
+    labels = [pair.geometry.agreement > 0.5 and bool(rng.random() < 0.9) for pair in pairs if pair.geometry]
+    fitted = fit(pairs, labels)
+    below, above = (response(fitted, "agreement", *ends) for ends in ((0.0, 0.4), (0.4, 0.8)))
+    assert above > 4.0 and below < 0.3 * above
 
 
 def test_a_misleading_feature_is_left_out_rather_than_turned_round() -> None:
     pairs, labels = drawn(2000, share=0.5, seed=4)
     # Labels upside down: nearness now speaks against a duplicate.
     fitted = fit(pairs, [not label for label in labels])
-    weights = dict(zip(fitted["features"], fitted["weights"], strict=True))
-    assert weights["agreement"] == 0.0 and weights["cosine"] == 0.0
+    for feature in ("agreement", "cosine"):
+        assert response(fitted, feature, 0.2, 0.8) < 0.05
 
 
 def test_the_same_pairs_give_the_same_calibration() -> None:

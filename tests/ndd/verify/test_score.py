@@ -152,6 +152,23 @@ def test_what_is_near_to_everything_stands_out_less() -> None:
     assert plain == pytest.approx(1 / (1 + math.exp(-1.4)))
 
 
+def test_a_ramp_rises_between_its_ends() -> None:
+    table = by_hand([0.0, 0.0, 0.0], -1.0)
+    table["unverified"] = {"features": ["cosine[0.4:0.8]", "hash"], "weights": [2.0, 1.0], "bias": -1.0}
+    scores = Scorer(table).score([evidence(distance=d, hash_bits=96) for d in (0.9, 0.6, 0.4, 0.2, 0.1)])
+    np.testing.assert_allclose(np.log(scores / (1 - scores)), [-1.0, -1.0, 0.0, 1.0, 1.0], atol=1e-9)
+
+
+def test_a_pair_scores_alone_as_it_does_among_others() -> None:
+    rng = np.random.default_rng(1)
+    some = [
+        evidence(distance=float(d), hash_bits=int(b), geometry=CAPTION if at % 2 else None)
+        for at, (d, b) in enumerate(zip(rng.random(9), rng.integers(0, 128, 9), strict=True))
+    ]
+    alone = [float(Scorer().score([one])[0]) for one in some]
+    assert Scorer().score(some).tolist() == alone
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -163,6 +180,8 @@ def test_what_is_near_to_everything_stands_out_less() -> None:
         {"weights": ["a"] * len(VERIFIED_FEATURES)},
         {"bias": float("nan")},
         {"features": ["astrology"] * len(VERIFIED_FEATURES)},
+        {"features": ["hash[0.5:0.5]"] * len(VERIFIED_FEATURES)},
+        {"features": ["hash[0.5]"] * len(VERIFIED_FEATURES)},
         {"unverified": None},
         {"unverified": {"features": [], "weights": []}},
     ],
