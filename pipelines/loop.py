@@ -105,7 +105,9 @@ def _retrain(go: _Round, album: Album, server: Asked, before: Mapping[str, str])
     go.do("pipelines", "retrain", "--data", os.fspath(album.root / "images"), *few)
     now = go.last()
     if now == last:
-        go.tell("6. there was nothing new to learn from, so the server goes on with the model it has")
+        go.tell(
+            "6. nothing was learnt this time, so the server goes on with the model it has; the answers count anyway"
+        )
     elif now["promoted"]:
         go.tell(f"6. the server, never stopped, now answers with {_short(_changed(server, before))}")
     else:

@@ -1,8 +1,8 @@
 """`python -m pipelines retrain`: what reviewers said becomes a better model, if it is one.
 
 decisions → fine-tuned challenger → recalibrated → compared with the champion → champion, or not; with a report of what
-changed. The same command is what a schedule runs: too little to learn from, or another one at work, is said and is no error
-(exit code 0). Killed anywhere, the next call goes on with the attempt it finds.
+changed. The same command is what a schedule runs: too little to learn from or to compare on, or another one at work, is said
+and is no error (exit code 0). Killed anywhere, the next call goes on with the attempt it finds.
 
     $NDD_HOME/retrain/attempt/      the one at work          $NDD_HOME/retrain/0007/   those that are over, the last five
     $NDD_HOME/retrain/last.json     what the last one gave    .lock                     ends with its process
@@ -29,6 +29,7 @@ from ndd.files import atomic_path, make_directory, try_lock
 from ndd.home import home
 from ndd.model.directory import resolve
 from ndd.types import Decision, ImageId
+from pipelines.retrain_album import TooFewPictures
 from pipelines.retrain_attempt import REPORT, SCRATCH, Attempt, Settings
 from pipelines.retrain_cut import cut, trainable
 from pipelines.retrain_due import Due, Rules, due
@@ -87,7 +88,11 @@ def _retrain(args: argparse.Namespace, place: Path, lock: int) -> int:
         asked = QueueStore(home().queue, decisions=store).asked()
         priors = {pair: float(of.evidence["prior"]) for pair, of in asked.items() if "prior" in of.evidence}
         attempt = Attempt.begin(place / "attempt", _settings(args), found, rows, champion=resolve(None), priors=priors)
-    told = attempt.work(lock)
+    try:
+        told = attempt.work(lock)
+    except TooFewPictures as error:
+        sys.stdout.write(f"{error}; the champion stays\n")
+        return 0
     _finish(place, attempt, told)
     sys.stdout.write(json.dumps(told, indent=2) + "\n" if args.json else _summary(told))
     return 0

@@ -10,7 +10,7 @@ import numpy as np
 from ndd.config import DecodeLimits
 from ndd.data.manifest import ManifestRow
 from ndd.detector import Detector
-from ndd.errors import DecodeError, UsageError
+from ndd.errors import DecodeError, InputError
 from ndd.hashing import hamming
 from ndd.index.base import cosine_distance
 from ndd.known import KnownPicture
@@ -18,7 +18,7 @@ from pipelines.album import Photo
 from pipelines.edits import FAMILIES
 from pipelines.sources import read_source
 
-__all__ = ["copies_each", "unlike_photographs"]
+__all__ = ["TooFewPictures", "copies_each", "unlike_photographs"]
 
 _LEAST = 12
 _APART, _BITS = 0.5, 60
@@ -29,6 +29,10 @@ _EACH, _FEWEST = 30, 3
 """Copies of each family that a comparison wants, or it cannot see a loss in one; copies of a photograph at least."""
 
 
+class TooFewPictures(InputError):
+    """A library is too small to compare two models on. Nobody's mistake: a schedule meets it until the library has grown."""
+
+
 def copies_each(photos: int) -> int:
     """Edited copies of each of so many photographs: at most one of each family."""
     return min(max(-(-_EACH * len(FAMILIES) // max(photos, 1)), _FEWEST), len(FAMILIES))
@@ -37,7 +41,7 @@ def copies_each(photos: int) -> int:
 def unlike_photographs(rows: Sequence[ManifestRow], model: Path, *, most: int) -> list[Photo]:
     """At most `most` pictures of `rows`, in the order of their content ids, each unlike those before it.
 
-    Raises UsageError where fewer than twelve are left.
+    Raises TooFewPictures where fewer than twelve are left.
     """
     detector, limits = Detector(model), DecodeLimits()
     kept: list[Photo] = []
@@ -59,7 +63,7 @@ def unlike_photographs(rows: Sequence[ManifestRow], model: Path, *, most: int) -
             if len(kept) == most:
                 return kept
     if len(kept) < _LEAST:
-        raise UsageError(
+        raise TooFewPictures(
             f"--data holds only {len(kept)} pictures that are held out and unlike one another, {_LEAST} are needed to compare "
             "two models; give more pictures"
         )

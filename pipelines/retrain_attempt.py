@@ -25,11 +25,11 @@ from typing import Any, Self
 
 from ndd.data.decision_rows import read_decisions, write_decisions
 from ndd.data.manifest import ManifestRow, read_manifest, write_manifest
-from ndd.errors import NddError, StaleOutput, StoreError, UsageError
+from ndd.errors import NddError, StaleOutput, StoreError
 from ndd.files import make_directory
 from ndd.model.directory import CONFIG, resolve
 from ndd.types import Verdict
-from pipelines.retrain_album import copies_each, unlike_photographs
+from pipelines.retrain_album import TooFewPictures, copies_each, unlike_photographs
 from pipelines.retrain_child import run_child
 from pipelines.retrain_cut import comparable
 from pipelines.retrain_due import Due
@@ -134,14 +134,14 @@ class Attempt:
     def work(self, lock: int) -> dict[str, Any]:
         """Train, recalibrate, compare, promote, report; what to remember of it, as plain JSON values.
 
-        lock: an open file that the training holds too, so that a lock on it lasts as long as either works. Raises UsageError
-        where there are too few pictures to compare on, and then leaves nothing behind.
+        lock: an open file that the training holds too, so that a lock on it lasts as long as either works. Raises
+        TooFewPictures where there are too few to compare on, and then leaves nothing behind.
         """
         rows = read_manifest(self.directory / "manifest.parquet")
         train, audits = (read_decisions(self.directory / name) for name in ("decisions.csv", "audits.csv"))
         try:
             self._album(comparable(rows, [*train, *audits]))
-        except UsageError:
+        except TooFewPictures:
             shutil.rmtree(self.directory)  # it would go on with the pictures that were too few
             raise
         self._train(lock)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ndd.errors import StaleOutput, UsageError
+from ndd.errors import StaleOutput
 from ndd.home import home
 from ndd.model.directory import resolve
 from pipelines.champions import publish, rollback
 from pipelines.registry import CHALLENGER, CHAMPION, alias
+from pipelines.retrain_album import TooFewPictures
 from pipelines.retrain_attempt import Attempt, Settings
 from pipelines.retrain_due import Due
 from pipelines.tracking import content_digest
@@ -89,7 +90,7 @@ def test_without_promotion_the_challenger_is_registered_and_no_more(champion: Pa
 
 def test_too_few_pictures_to_compare_on_are_said_before_the_training_and_leave_nothing(champion: Path) -> None:
     attempt = begun(champion)  # its pictures are not there
-    with pytest.raises(UsageError, match="only 0 pictures"):
+    with pytest.raises(TooFewPictures, match="only 0 pictures"):
         attempt.work(0)
     assert not attempt.directory.exists()
 
