@@ -97,7 +97,7 @@ def _add_push_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder whose pictures may be shown (those of the runs may)",
     )
     parser.add_argument(
-        "--reviewers", type=positive, default=1, metavar="N", help="answers wanted for each pair (default 1)"
+        "--reviewers", type=positive, metavar="N", help="answers wanted for each pair (as before; at first 1)"
     )
     parser.add_argument(
         "--pictures",

@@ -104,10 +104,11 @@ class Desk:
         return given, token
 
     def note(self, notes: Iterable[tuple[str, str]]) -> None:
-        """Keep what was written beside answers: (decision_id, text); a note that is there is not written again."""
-        rows = [[id, json.dumps(text, ensure_ascii=True)] for id, text in notes if text]
+        """Keep what is written beside answers: (decision_id, text). A changed text is a new row; of several the last counts."""
+        rows = [(id, json.dumps(text, ensure_ascii=True)) for id, text in notes]
+        nothing = json.dumps("")
         if not rows:
             return
         with self._notes.writing() as log:
-            known = {row.cells[0] for row in log.rows}
-            log.append([row for row in rows if row[0] not in known])
+            known = {row.cells[0]: row.cells[1] for row in log.rows}
+            log.append([[id, text] for id, text in rows if text != known.get(id, nothing)])

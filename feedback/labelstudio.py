@@ -77,13 +77,13 @@ class Server:
         )
         return int(made.id)
 
-    def update_project(self, project: int, *, label_config: str, reviewers: int) -> None:
-        """Give a project the labelling screen of this version."""
+    def update_project(self, project: int, *, label_config: str, reviewers: int | None) -> int:
+        """Give a project the labelling screen of this version; answers wanted for each task, as before where None is given."""
         said = self._ask(lambda: self._api.projects.get(project))
-        if said.label_config != label_config or said.maximum_annotations != reviewers:
-            self._ask(
-                lambda: self._api.projects.update(project, label_config=label_config, maximum_annotations=reviewers)
-            )
+        wanted = int(said.maximum_annotations or 1) if reviewers is None else reviewers
+        if said.label_config != label_config or said.maximum_annotations != wanted:
+            self._ask(lambda: self._api.projects.update(project, label_config=label_config, maximum_annotations=wanted))
+        return wanted
 
     def serve_folder(self, project: int, folder: Path) -> None:
         """Let the server hand out the files of `folder`, below its document root, to the project's reviewers."""

@@ -9,7 +9,7 @@ from typing import Any
 from feedback.desk import Desk
 from feedback.labelstudio import Server
 from feedback.opinions import contradicted, opinions, panel
-from feedback.tasks import CONFLICT, follow, question_of
+from feedback.tasks import CONFLICT, follow, notes_of, question_of
 from ndd.types import Verdict
 
 __all__ = ["Pulled", "pull"]
@@ -38,14 +38,14 @@ def pull(desk: Desk, server: Server, *, tasks: Iterable[int] | None = None) -> P
         listed = server.tasks(project) if tasks is None else _read(server, project, tasks)
         before = desk.decisions.load()
         fresh = follow(listed, before, project=tag, users=server.users())
-        desk.decisions.extend(decision for decision, _ in fresh)
-        desk.note((decision.decision_id, note) for decision, note in fresh)
+        desk.decisions.extend(fresh)
+        desk.note(notes_of(listed, desk.decisions.load(), project=tag))
         desk.decisions.extend(panel(desk.decisions.load(), project=tag))
         asked = {question.pair_id for task in listed if (question := question_of(task))}
         decided = desk.decisions.current().keys()
         desk.queue.answered(sorted(asked & decided))
         conflicts = _flag(desk, server, listed)
-        withdrawn = sum(decision.verdict is Verdict.WITHDRAWN for decision, _ in fresh)
+        withdrawn = sum(decision.verdict is Verdict.WITHDRAWN for decision in fresh)
         return Pulled(answers=len(fresh) - withdrawn, withdrawn=withdrawn, conflicts=conflicts)
 
 

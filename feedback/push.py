@@ -60,13 +60,14 @@ def push(
     previews: Previews,
     limit: int | None = None,
     pictures: str = "local",
-    reviewers: int = 1,
+    reviewers: int | None = None,
     suggest: bool = False,
 ) -> Pushed:
     """Make the tasks of waiting pairs that have none. Stopped at any point, the same call goes on.
 
     limit: most new tasks; None for all. pictures: how they reach the browser: `local` (the server reads the previews'
     folder), `upload`, or the address below which that folder can be reached (`s3://bucket/folder`, `https://…`).
+    reviewers: answers wanted for each pair; None for as many as before.
     A pair whose pictures cannot be shown stays in the queue and is reported. Raises LabelStudioError, StoreError.
     """
     with desk.held():
@@ -96,20 +97,24 @@ def push(
         return done
 
 
-def open_project(desk: Desk, server: Server, *, reviewers: int = 1) -> tuple[int, int]:
-    """This home's project and its reviewers' tab; both are made where they are missing."""
+def open_project(desk: Desk, server: Server, *, reviewers: int | None = None) -> tuple[int, int]:
+    """This home's project and its reviewers' tab; both are made where they are missing.
+
+    reviewers: answers wanted for each pair; None for as many as before, one in a new project.
+    """
     tag = f"ndd:{desk.project_tag}"
     project = server.project(tag)
     if project is None:
+        wanted = reviewers or 1
         project = server.create_project(
             title=TITLE,
             description=f"Which of these pairs are the same picture? [{tag}]",
             label_config=label_config(),
-            reviewers=reviewers,
+            reviewers=wanted,
         )
     else:
-        server.update_project(project, label_config=label_config(), reviewers=reviewers)
-    view = server.view(project, view_of(reviewers=reviewers))
+        wanted = server.update_project(project, label_config=label_config(), reviewers=reviewers)
+    view = server.view(project, view_of(reviewers=wanted))
     server.view(project, conflicts_view())
     return project, view
 

@@ -26,6 +26,7 @@ __all__ = [
     "conflicts_view",
     "follow",
     "is_ours",
+    "notes_of",
     "prediction_of",
     "project_source",
     "question_of",
@@ -174,16 +175,16 @@ def follow(
     *,
     project: str,
     users: Mapping[int, str],
-) -> list[tuple[Decision, str]]:
-    """The decisions that bring the store up to what the tasks say now, each with its note; none if it is up to date.
+) -> list[Decision]:
+    """The decisions that bring the store up to what the tasks say now; none if it is up to date.
 
     decisions: all that the store holds, oldest record first. An annotation that changed supersedes what it said before;
     one that is gone from a task that is still there, or was skipped after all, is withdrawn. A task that is gone takes
     nothing back: clearing a project is no change of mind.
     """
     source = project_source(project)
-    last = {d.source.removeprefix(source): d for d in decisions if is_ours(d, project)}
-    fresh: list[tuple[Decision, str]] = []
+    last = _by_key(decisions, project)
+    fresh: list[Decision] = []
     for task in tasks:
         question, there = question_of(task), answers_of(task)
         if question is None:
@@ -192,12 +193,31 @@ def follow(
             before = last.get(answer.key)
             said = (answer.verdict, answer.relation, users.get(answer.user, f"user-{answer.user}"))
             if before is None or (before.verdict, before.relation, before.reviewer) != said:
-                fresh.append((_decision(question, answer, said[2], source, before), answer.note))
+                fresh.append(_decision(question, answer, said[2], source, before))
         gone = {key for key in last if key.startswith(f"{task['id']}.")} - {answer.key for answer in there}
         for key in sorted(gone):
             if last[key].verdict is not Verdict.WITHDRAWN and last[key].pair_id == question.pair_id:
-                fresh.append((_withdrawn(last[key]), ""))
+                fresh.append(_withdrawn(last[key]))
     return fresh
+
+
+def notes_of(
+    tasks: Iterable[Mapping[str, Any]], decisions: Iterable[Decision], *, project: str
+) -> list[tuple[str, str]]:
+    """(decision_id, what is written beside it now) of every answer that the store holds as it stands, "" for nothing.
+
+    Of all and not only of fresh ones: a note may come or change after its answer, and a pull may have been killed between
+    the two.
+    """
+    last = _by_key(decisions, project)
+    there = (answer for task in tasks if question_of(task) is not None for answer in answers_of(task))
+    return [(last[answer.key].decision_id, answer.note) for answer in there if answer.key in last]
+
+
+def _by_key(decisions: Iterable[Decision], project: str) -> dict[str, Decision]:
+    """The latest record of each annotation of a project, by `Answer.key`."""
+    source = project_source(project)
+    return {d.source.removeprefix(source): d for d in decisions if is_ours(d, project)}
 
 
 def project_source(project: str) -> str:

@@ -62,7 +62,7 @@ def due(
     rules: Rules,
 ) -> Due:
     """there: pictures at hand. trainable: those of them that may be trained on (None: all). known: decision ids of
-    the last retraining. last: when it was, None if never."""
+    the last retraining. last: when it was, None if never: then the oldest answer counts."""
     held = list(decisions)
     standing = sorted((d for d in settle(held).values() if usable(d)), key=lambda d: (d.time, d.decision_id))
     here = [d for d in standing if d.left_id in there and d.right_id in there]
@@ -72,7 +72,9 @@ def due(
     fresh = frozenset(d.decision_id for d in train) - frozenset(known)
     twice = [said for said in (list(filter(usable, word)) for word in words(held).values()) if len(said) > 1]
     disagreed = sum(len({d.verdict for d in said}) > 1 for said in twice)
-    late = last is not None and now - last >= timedelta(days=rules.days)
+    # Before the first retraining the oldest answer is what has waited.
+    since = last or min((d.time for d in train), default=now)
+    late = now - since >= timedelta(days=rules.days)
     return Due(
         train=train,
         audit=tuple(d for d in here if d.draw is Draw.AUDIT),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feedback.push import label_config
-from feedback.tasks import Links, answers_of, follow, question_of, task_of, view_of
+from feedback.tasks import Links, answers_of, follow, notes_of, question_of, task_of, view_of
 from ndd.data.decisions import settle
 from ndd.types import Decision, Draw, Relation, Verdict
 from tests.ndd.data.builders import EPOCH, queued
@@ -34,7 +34,7 @@ def annotation(
 
 
 def told(tasks: list[dict[str, Any]], before: list[Decision]) -> list[Decision]:
-    return [d for d, _ in follow(tasks, before, project="p", users=USERS)]
+    return follow(tasks, before, project="p", users=USERS)
 
 
 def test_a_task_holds_all_that_a_decision_needs() -> None:
@@ -140,9 +140,25 @@ def test_whatever_people_do_the_store_says_what_the_server_says(events: list[tup
             there.pop(who, None)
         else:
             fresh = follow([task(*there.values())], log, project="p", users=users)
-            log += [d for d, _ in fresh if d.decision_id not in {known.decision_id for known in log}]
+            log += [d for d in fresh if d.decision_id not in {known.decision_id for known in log}]
     said = {word.reviewer: str(word.verdict) for word in next(iter(words(log).values()), [])}
     assert said == {users[who]: a["result"][0]["value"]["choices"][0] for who, a in there.items()}
+
+
+def test_notes_are_followed_whenever_they_come() -> None:
+    def written(text: str) -> dict[str, Any]:
+        said = annotation("distinct")
+        return task(said | {"result": [*said["result"], {"from_name": "note", "value": {"text": [text]}}]})
+
+    (decision,) = told([written("")], [])
+    assert notes_of([written("first")], [], project="p") == []  # nothing to hang it on yet
+    for text in (
+        "first",
+        "another",
+        "",
+    ):  # of an answer that is stored already: a pull was killed, or the note was edited
+        assert told([written(text)], [decision]) == []
+        assert notes_of([written(text)], [decision], project="p") == [(decision.decision_id, text)]
 
 
 def test_the_labelling_screen() -> None:

@@ -97,9 +97,9 @@ class Studio:
         result = says(verdict, relation=relation, note=note)
         return int(self.ask("POST", f"/api/tasks/{task}/annotations/", result=result, **who)["id"])
 
-    def change(self, annotation: int, verdict: str, *, relation: str = "") -> None:
+    def change(self, annotation: int, verdict: str, *, relation: str = "", note: str = "") -> None:
         """Edit an answer."""
-        self.ask("PATCH", f"/api/annotations/{annotation}/", result=says(verdict, relation=relation))
+        self.ask("PATCH", f"/api/annotations/{annotation}/", result=says(verdict, relation=relation, note=note))
 
     def take_back(self, annotation: int) -> None:
         """Delete an answer."""

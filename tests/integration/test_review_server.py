@@ -99,6 +99,18 @@ def test_edits_and_deletions_are_followed(studio: Studio, desk: Desk, found: Fin
     assert desk.decisions.current()[pair].verdict is Verdict.UNSURE
 
 
+def test_a_note_may_come_after_its_answer(studio: Studio, desk: Desk, found: FindRun) -> None:
+    server = studio.server()
+    push_links(desk, server, found)
+    _, task = min(tasks_of(desk, server).items())
+    mine = studio.answer(task["id"], "distinct")
+    pull(desk, server)
+    studio.change(mine, "distinct", note="two cups")
+    assert pull(desk, server) == Pulled()  # the verdict is what it was
+    (decision,) = desk.decisions.load()
+    assert f"{decision.decision_id},\"\"\"two cups\"\"\"" in (desk.root / "notes.csv").read_text()
+
+
 def test_a_task_that_is_deleted_takes_no_answer_with_it(studio: Studio, desk: Desk, found: FindRun) -> None:
     server = studio.server()
     project = push_links(desk, server, found).project
@@ -117,6 +129,10 @@ def test_several_reviewers(studio: Studio, desk: Desk, found: FindRun) -> None:
     server, ada, bob, eve = studio.server(), *(studio.person(name) for name in ("ada", "bob", "eve"))
     project = push_links(desk, server, found, reviewers=2).project
     tasks = tasks_of(desk, server)
+    push_links(desk, server, found)  # says nothing of reviewers: as many are wanted as before, in the tab too
+    assert studio.ask("GET", f"/api/projects/{project}/")["maximum_annotations"] == 2
+    (tab,) = [v for v in studio.ask("GET", f"/api/dm/views/?project={project}") if "uncertain" in v["data"]["title"]]
+    assert [item["value"] for item in tab["data"]["filters"]["items"]] == [2]
     agreed, torn, outvoted = sorted(tasks)[:3]
     for pair, said in (
         (agreed, ((ada, "duplicate"), (bob, "duplicate"))),

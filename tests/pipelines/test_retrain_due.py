@@ -72,6 +72,13 @@ def test_after_a_month_a_few_will_do() -> None:
     assert asked(decisions, known=known, last=NOW - timedelta(days=31)).why_not is not None
 
 
+def test_a_month_counts_from_the_oldest_answer_before_the_first_retraining() -> None:
+    decisions = both_kinds(2)
+    assert asked(decisions).why_not is not None
+    old = [replace(d, time=d.time - timedelta(days=31)) for d in decisions[:1]]
+    assert asked([*old, *decisions[1:]]).why_not is None
+
+
 def test_audits_measure_and_never_teach() -> None:
     audits = [said(100 + i, draw=Draw.AUDIT) for i in range(20)]
     found = asked([*both_kinds(5), *audits])
