@@ -108,7 +108,7 @@ def test_a_note_may_come_after_its_answer(studio: Studio, desk: Desk, found: Fin
     studio.change(mine, "distinct", note="two cups")
     assert pull(desk, server) == Pulled()  # the verdict is what it was
     (decision,) = desk.decisions.load()
-    assert f"{decision.decision_id},\"\"\"two cups\"\"\"" in (desk.root / "notes.csv").read_text()
+    assert f'{decision.decision_id},"""two cups"""' in (desk.root / "notes.csv").read_text()
 
 
 def test_a_task_that_is_deleted_takes_no_answer_with_it(studio: Studio, desk: Desk, found: FindRun) -> None:
