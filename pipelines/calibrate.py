@@ -60,9 +60,8 @@ def fit(
 
     labels: True for duplicates. groups: pairs of one number are held out together in the cross-fitted check (default:
     each pair by itself). The response to every feature is piecewise linear and never falls, since every feature grows with
-    the evidence for a duplicate. Both
-    kinds weigh the same in the fit and the stored prior is .5; a run puts its own prior in its place. Raises InputError
-    where there are fewer than 20 pairs of either kind.
+    the evidence for a duplicate. Both kinds weigh the same in the fit and the stored prior is .5; a run puts its own prior
+    in its place. Raises InputError where there are fewer than 20 pairs of either kind.
     """
     if len(evidence) != len(labels) or (groups is not None and len(groups) != len(labels)):
         raise UsageError(

@@ -24,8 +24,8 @@ from typing import Any
 from ndd.data.decisions import DecisionStore
 from ndd.data.manifest import ManifestRow, read_manifest
 from ndd.data.queue import QueueStore
-from ndd.errors import StoreError, UsageError
-from ndd.files import atomic_path, make_directory, try_lock
+from ndd.errors import UsageError
+from ndd.files import make_directory, try_lock
 from ndd.home import home
 from ndd.model.directory import resolve
 from ndd.types import Decision, ImageId
@@ -33,6 +33,7 @@ from pipelines.retrain_album import TooFewPictures
 from pipelines.retrain_attempt import REPORT, SCRATCH, Attempt, Settings
 from pipelines.retrain_cut import cut, trainable
 from pipelines.retrain_due import Due, Rules, due
+from pipelines.retrain_notes import read_note, write_note
 
 __all__ = ["add_arguments", "run"]
 
@@ -105,7 +106,7 @@ def _due(
     there: set[ImageId],
     may_train: set[ImageId] | None,
 ) -> Due:
-    last = _read(place / "last.json")
+    last = read_note(place / "last.json", remedy="remove it, all decisions then count as new") or {}
     return due(
         decisions,
         there=there,
@@ -162,7 +163,7 @@ def _finish(place: Path, attempt: Attempt, told: dict[str, Any]) -> None:
     number = 1 + max((int(old.name) for old in place.glob("[0-9][0-9][0-9][0-9]")), default=0)
     target = place / f"{number:04d}"
     told["report"] = str(target / REPORT)
-    _write(place / "last.json", told)
+    write_note(place / "last.json", told)
     os.rename(attempt.directory, target)
     for name in SCRATCH:
         shutil.rmtree(target / name, ignore_errors=True)
@@ -192,18 +193,3 @@ def _alone(place: Path) -> Iterator[int | None]:
         yield lock if try_lock(lock, exclusive=True) else None
     finally:
         os.close(lock)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StoreError(f"{path}: damaged ({error}); remove it, all decisions then count as new") from error
-    return found
-
-
-def _write(path: Path, value: Mapping[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -33,7 +33,8 @@ from pipelines.retrain_album import TooFewPictures, copies_each, unlike_photogra
 from pipelines.retrain_child import run_child
 from pipelines.retrain_cut import comparable
 from pipelines.retrain_due import Due
-from pipelines.retrain_judge import MODEL, SCORE, judge, read_note, write_note
+from pipelines.retrain_judge import MODEL, SCORE, judge
+from pipelines.retrain_notes import read_note, write_note
 from pipelines.retrain_report import changes, gain, write_report
 from pipelines.tracking import content_digest
 

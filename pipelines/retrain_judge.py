@@ -6,7 +6,6 @@ of the score holds all the same: where they are enough, the champion's network w
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ndd.data.manifest import ManifestRow
-from ndd.errors import StoreError
-from ndd.files import atomic_path
 from ndd.model.directory import CALIBRATION, CONFIG
 from ndd.types import Decision, ImageId
 from pipelines.recalibrate import audited, recalibrate, sure_of_loss
+from pipelines.retrain_notes import read_note, write_note
 
-__all__ = ["MODEL", "SCORE", "Judged", "judge", "read_note", "write_note"]
+__all__ = ["MODEL", "SCORE", "Judged", "judge"]
 
 MODEL, SCORE = "model", "score"
 """Directories of the challengers: the trained network with its score, and the champion's network with its score moved."""
@@ -139,20 +137,3 @@ def _by_audits(human: Mapping[str, Any], sure: float) -> Iterator[str]:
     if loss is not None and loss >= sure:
         before, after = (human[name]["roc_auc"] for name in ("champion", "challenger"))
         yield f"audited pairs: ROC-AUC {before:.3f} → {after:.3f} ({100 * loss:.0f} % of the draws)"
-
-
-def read_note(path: Path) -> dict[str, Any] | None:
-    """A JSON file of an attempt; None if it is not there. StoreError if it is damaged."""
-    if not path.is_file():
-        return None
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StoreError(f"{path}: damaged ({error}); remove {path.parent} to begin anew") from error
-    return found
-
-
-def write_note(path: Path, value: Mapping[str, Any]) -> None:
-    """Write such a file, whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ from ndd.data.decision_rows import COLUMNS, cells_of, from_values, read_decision
 from ndd.data.journal import Damage, Journal, Row
 from ndd.types import Decision, ImageId, Match, Relation, Verdict
 
-__all__ = ["DecisionStore", "obeyed", "settle", "words"]
+__all__ = ["DecisionStore", "confirms", "obeyed", "settle", "words"]
 
 
 class DecisionStore:
@@ -82,7 +82,7 @@ class DecisionStore:
         ids: only pairs of which both pictures are among these; None for all. relation: the loosest relation that the
         run counts as a duplicate: an answer that names a looser one (`scene`, say) does not link.
         """
-        return self._links(ids, lambda d: d.verdict is Verdict.DUPLICATE and _within(d, relation))
+        return self._links(ids, lambda d: confirms(d, relation))
 
     def cannot_links(
         self, ids: Iterable[ImageId] | None = None, *, relation: Relation = Relation.EDITED
@@ -93,7 +93,7 @@ class DecisionStore:
         """
         return self._links(
             ids,
-            lambda d: d.verdict is Verdict.DISTINCT or (d.verdict is Verdict.DUPLICATE and not _within(d, relation)),
+            lambda d: d.verdict in (Verdict.DUPLICATE, Verdict.DISTINCT) and not confirms(d, relation),
         )
 
     def export(self, path: str | os.PathLike[str]) -> int:
@@ -134,7 +134,7 @@ def obeyed(match: Match, word: Decision | None, *, relation: Relation) -> Match:
     """
     if word is None or word.verdict not in (Verdict.DUPLICATE, Verdict.DISTINCT):
         return match
-    same = word.verdict is Verdict.DUPLICATE and _within(word, relation)
+    same = confirms(word, relation)
     evidence = {**match.evidence, "decision": str(Verdict.DUPLICATE if same else Verdict.DISTINCT)}
     return dataclasses.replace(match, duplicate=same, evidence=evidence)
 
@@ -182,5 +182,7 @@ def _age(decision: Decision) -> tuple[datetime, str]:
     return (decision.time, decision.decision_id)
 
 
-def _within(decision: Decision, loosest: Relation) -> bool:
-    return decision.relation is None or decision.relation.within(loosest)
+def confirms(decision: Decision, loosest: Relation) -> bool:
+    """Does it call the two duplicates, in a relation that counts (`loosest` is the loosest that does)?"""
+    counts = decision.relation is None or decision.relation.within(loosest)
+    return decision.verdict is Verdict.DUPLICATE and counts

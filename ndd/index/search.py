@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ndd.config import FindConfig
-from ndd.data.decisions import DecisionStore, obeyed, settle
+from ndd.data.decisions import DecisionStore, confirms, obeyed, settle
 from ndd.index.store import IndexStore
 from ndd.known import KnownPicture
 from ndd.stages.match import QUALITY
-from ndd.types import Decision, Match, Relation, Verdict, pair_id
+from ndd.types import Decision, Match, Relation, pair_id
 
 if TYPE_CHECKING:
     from ndd.detector import Detector
@@ -63,8 +63,7 @@ def candidates(store: IndexStore, picture: KnownPicture, *, config: FindConfig, 
 
 def _confirmed(store: IndexStore, picture: KnownPicture, said: Mapping[str, Decision], loosest: Relation) -> list[str]:
     """Ids of what a person called its duplicates: however far apart this model's vectors put them, they are looked at."""
-    words = [word for word in said.values() if word.verdict is Verdict.DUPLICATE]
-    words = [word for word in words if word.relation is None or word.relation.within(loosest)]
+    words = (word for word in said.values() if confirms(word, loosest))
     others = (word.right_id if word.left_id == picture.id else word.left_id for word in words)
     return [id for other in others for id in store.with_image(other)]
 

@@ -148,10 +148,10 @@ def _attempt(a: Keypoints, b: Keypoints, *, seed: int) -> GeometricEvidence:
     seen = compare(a, b, found, matched=(rows, columns))
     deformed = False
     if len(rows) >= _BENDABLE and seen.agreement < _SETTLED:
-        bend, *again = guide.bent(rows, columns)
-        bent = compare(a, b, found, matched=(again[0], again[1]), bend=bend)
-        if len(again[0]) >= _LEAST and bent.agreement > seen.agreement:
-            deformed, seen, (rows, columns) = True, bent, (again[0], again[1])
+        bend, more_rows, more_columns = guide.bent(rows, columns)
+        bent = compare(a, b, found, matched=(more_rows, more_columns), bend=bend)
+        if len(more_rows) >= _LEAST and bent.agreement > seen.agreement:
+            deformed, seen, rows, columns = True, bent, more_rows, more_columns
     evidence = _evidence(a, b, found, rows, columns, seen, matches=len(matches), deformed=deformed)
     near = (cosine[rows, columns].astype(np.float64) - COSINE) / (1.0 - COSINE)
     return dataclasses.replace(evidence, likeness=round(float(np.clip(near, 0.0, 1.0).mean()), 4))

@@ -1,10 +1,10 @@
 """Evidence about a pair → probability that the two are duplicates, and what they are to each other.
 
 A logistic regression on a handful of monotone features, each bent piecewise (a generalised additive model: Hastie &
-Tibshirani 1990), fitted on an edited-copy album (`pipelines.calibrate`) and kept
-as `calibration.json` in the model directory. Its probabilities hold under the calibration prior; a run re-estimates the
-prior from its own scores, because the share of duplicates among candidates differs by orders of magnitude between
-albums (Saerens, Latinne & Decaestecker 2002, "Adjusting the outputs of a classifier to new a priori probabilities").
+Tibshirani 1990), fitted on an edited-copy album (`pipelines.calibrate`) and kept as `calibration.json` in the model
+directory. Its probabilities hold under the calibration prior; a run re-estimates the prior from its own scores, because
+the share of duplicates among candidates differs by orders of magnitude between albums (Saerens, Latinne & Decaestecker
+2002, "Adjusting the outputs of a classifier to new a priori probabilities").
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ DEFAULT_CALIBRATION: Mapping[str, Any] = {
 """Used where a model directory has no calibration.json: fitted without a descriptor, so it trusts geometry and hash."""
 
 _EPSILON = 1e-9
+_RAMP = re.compile(r"(\w+)\[(-?[\d.]+):(-?[\d.]+)\]")
 
 
 def expand(values_PF: Floats, names: Sequence[str], of: Sequence[str]) -> Floats:
@@ -129,9 +130,6 @@ def expand(values_PF: Floats, names: Sequence[str], of: Sequence[str]) -> Floats
         column = values_PF[:, list(names).index(name)]
         columns.append(np.clip((column - low) / (high - low), 0.0, 1.0) if found else column)
     return np.stack(columns, axis=1) if columns else np.zeros((len(values_PF), 0))
-
-
-_RAMP = re.compile(r"(\w+)\[(-?[\d.]+):(-?[\d.]+)\]")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -152,11 +152,8 @@ def test_notes_are_followed_whenever_they_come() -> None:
 
     (decision,) = told([written("")], [])
     assert notes_of([written("first")], [], project="p") == []  # nothing to hang it on yet
-    for text in (
-        "first",
-        "another",
-        "",
-    ):  # of an answer that is stored already: a pull was killed, or the note was edited
+    # Of an answer that is stored already: a pull was killed, or the note was edited.
+    for text in ("first", "another", ""):
         assert told([written(text)], [decision]) == []
         assert notes_of([written(text)], [decision], project="p") == [(decision.decision_id, text)]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from tests.ports import free_ports
+from pipelines.ports import free_ports
 
 __all__ = ["ROOT", "Head", "marked_processes", "start_head"]
 

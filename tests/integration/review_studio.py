@@ -22,7 +22,7 @@ from ndd.candidates import FindRun, read_candidates
 from ndd.config import FindConfig
 from ndd.find import FindRequest, find
 from ndd.local import LocalRunner
-from tests.ports import free_ports
+from pipelines.ports import free_ports
 from tests.samples import small_album
 
 LINKS = "https://pictures.invalid/previews"

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from pipelines.ports import free_ports
 from serve.client import Client
-from tests.ports import free_ports
 
 __all__ = ["KEY", "ROOT", "Served", "served"]
 

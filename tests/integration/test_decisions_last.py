@@ -19,22 +19,18 @@ from ndd.model import checkpoint
 from ndd.model.directory import describe, shipped
 from ndd.tables import read_groups
 from ndd.types import Verdict
-from pipelines.album import Album, build_album
-from pipelines.demo import photographs
-from pipelines.loop import tiles
+from pipelines.album import Album
+from tests.integration.retraining import CAREFUL, library_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 Two = tuple[str, str]
-CAREFUL = ["--engine", "local", "--set", "epochs=1", "--set", "examples=32", "--set", "optim.lr=1e-6", "--photos", "20"]
 
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory: pytest.TempPathFactory) -> Album:
     """Some photographs with a copy of each that any model would recognise, some without."""
-    photos = tiles(photographs())
-    place = tmp_path_factory.mktemp("lasting") / "album"
-    return build_album(photos[:40], place, copies=1, seed=0, severity=(0.0, 0.2), singles=photos[40:])
+    return library_of(tmp_path_factory.mktemp("lasting") / "album", severity=(0.0, 0.2))
 
 
 @pytest.fixture

@@ -18,10 +18,9 @@ from ndd.data.decisions import DecisionStore
 from ndd.home import home
 from ndd.model.directory import describe, shipped
 from ndd.types import Verdict
-from pipelines.album import Album, build_album
-from pipelines.demo import photographs
-from pipelines.loop import tiles
+from pipelines.album import Album
 from serve.client import Client
+from tests.integration.retraining import CAREFUL, library_of
 from tests.integration.review_screen import Said, Shell, label_all, log_in, look_at, name_of
 from tests.integration.review_studio import Studio, wait_until
 from tests.integration.serve_process import ROOT, served
@@ -29,16 +28,12 @@ from tests.integration.serve_process import ROOT, served
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 PAIRS = 16
-CAREFUL = ["--engine", "local", "--set", "epochs=1", "--set", "examples=32", "--set", "optim.lr=1e-6", "--photos", "20"]
-"""A step so small that nothing can be lost by it: the gate, as strict as ever, has no reason to refuse."""
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Album:
     """Some photographs with an edited copy of each, some without."""
-    photos = tiles(photographs())
-    place = tmp_path_factory.mktemp("chain") / "album"
-    return build_album(photos[:40], place, copies=1, seed=0, severity=(0.4, 1.0), singles=photos[40:])
+    return library_of(tmp_path_factory.mktemp("chain") / "album", severity=(0.4, 1.0))
 
 
 def test_a_running_server_learns_what_a_person_clicked(

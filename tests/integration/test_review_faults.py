@@ -19,8 +19,8 @@ from feedback.labelstudio import LabelStudioError, Server
 from feedback.pull import Pulled, pull
 from ndd.candidates import FindRun
 from ndd.types import Verdict
+from pipelines.ports import free_ports
 from tests.integration.review_studio import Studio, push_links, tasks_of, wait_until
-from tests.ports import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

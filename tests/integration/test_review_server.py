@@ -21,8 +21,8 @@ from feedback.status import status
 from feedback.webhook import HEADER, secret_of
 from ndd.candidates import FindRun
 from ndd.types import Draw, Relation, Verdict
+from pipelines.ports import free_ports
 from tests.integration.review_studio import Studio, push_links, tasks_of, wait_until
-from tests.ports import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
