@@ -143,8 +143,12 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def _quiet() -> None:
+    from ray._private import worker
     from ray.data import DataContext
 
+    # Ray prints what befell its workers on the standard output of this process, which belongs to results (`--json`).
+    # `log_to_driver` leaves this on, and there is no public switch. What cannot be mended by a retry is raised as well.
+    worker._worker_logs_enabled = False
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
