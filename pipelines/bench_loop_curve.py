@@ -1,27 +1,25 @@
 """How a score grows with labels: fitted to one album, refitted with labels of a second, judged on a third.
 
-The score is a logistic regression on the evidence about a pair (`ndd.verify.score.features`), its squares and products. Labels
-refine it in the way of Bayes: what the first album said is a Gaussian around its weights (Laplace's approximation), worth
-`_FIRST` labels. So a few labels bend what they speak of and leave the rest, and it does not matter to the fit that they were
-chosen by the evidence: given that, they are drawn from the same conditional distribution.
+Fitted and refitted as `python -m pipelines calibrate` and `retrain` do it (`pipelines.score_fit`).
 
-Shapes: P pairs, F features, D = F + F (F + 1) / 2 columns.
+Shapes: P pairs, F features.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ndd.select import select, uncertainty
-from ndd.verify.score import estimate_prior
+from ndd.verify.score import VERIFIED_FEATURES, estimate_prior, expand
 from pipelines.bench_loop_data import Pool
+from pipelines.score_fit import Taught, refit
 
-__all__ = ["BUDGETS", "CHOICES", "Known", "curve", "draw", "f1_at_even_odds", "learnt", "refined"]
+__all__ = ["BUDGETS", "CHOICES", "curve", "draw", "f1_at_even_odds"]
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
@@ -29,63 +27,10 @@ Rows = npt.NDArray[np.int64]
 
 BUDGETS = (50, 100, 200, 400)
 CHOICES = ("chosen", "uncertain", "random")
-_RIDGE = 5.0
-"""Pull of the first fit's weights towards 0, per squared unit of a standardised column, in pairs."""
-_FIRST = 1000.0
-"""What the first album is worth beside labels, in labels. 300 and 3,000 were tried: random labels gain no more by them."""
 _ROUND = 50
 """Labels after which the score is fitted anew, and with it the uncertainty."""
-_FAR = 6.0
-"""Standardised columns are cut there, or one strange pair would weigh as much as hundreds."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Known:
-    """What an album taught. weights: (D + 1,), bias last; precision: (D + 1, D + 1) of the Gaussian around them; prior: share
-    of duplicates among its pairs, which the scores hold under. mean, spread, of features and of columns, standardise."""
-
-    weights: Floats
-    precision: Floats
-    prior: float
-    scales: tuple[Floats, Floats, Floats, Floats]
-
-    def columns(self, values: Floats) -> Floats:
-        """(P, D + 1) standardised columns of (P, F) features."""
-        mean, spread, column_mean, column_spread = self.scales
-        columns = (_products((values - mean) / spread) - column_mean) / column_spread
-        return np.hstack([np.clip(columns, -_FAR, _FAR), np.ones((len(values), 1))])
-
-
-def learnt(values: Floats, truth: Labels) -> Known:
-    """The first fit, to all pairs of an album."""
-    mean, spread = values.mean(axis=0), values.std(axis=0) + 1e-9
-    products = _products((values - mean) / spread)
-    bare = Known(
-        weights=np.zeros(products.shape[1] + 1),
-        precision=np.diag([*np.full(products.shape[1], _RIDGE), 1e-6]),
-        prior=float(truth.mean()),
-        scales=(mean, spread, products.mean(axis=0), products.std(axis=0) + 1e-9),
-    )
-    design = bare.columns(values)
-    weights = refined(bare, design, truth)
-    p = _sigmoid(design @ weights)
-    curvature = (design * (p * (1 - p))[:, None]).T @ design + bare.precision
-    return dataclasses.replace(
-        bare, weights=weights, precision=curvature * (_FIRST / len(truth)) + 1e-6 * np.eye(len(weights))
-    )
-
-
-def refined(known: Known, design: Floats, truth: Labels) -> Floats:
-    """(D + 1,) weights after labels: the mode of log likelihood and the Gaussian of `known`, by Newton steps."""
-    weights = known.weights.copy()
-    for _ in range(100):
-        p = _sigmoid(design @ weights)
-        gradient = design.T @ (p - truth) + known.precision @ (weights - known.weights)
-        move = np.linalg.solve((design * (p * (1 - p))[:, None]).T @ design + known.precision, gradient)
-        weights = weights - move * min(1.0, 2.0 / max(float(np.abs(move).max()), 1e-12))
-        if np.abs(move).max() < 1e-8:
-            break
-    return np.asarray(weights, np.float64)
+_EVEN = 0.5
+"""Share of duplicates that a fitted score holds under."""
 
 
 def curve(
@@ -102,22 +47,38 @@ def curve(
     """F1 on `test` with 0 and with each of `budgets` labels of `pool`. without: the family of edits that is left out of
     `first`. seed: of all that is random in the choice. round_: labels after which the score is fitted anew."""
     seen = np.array([without not in edits for edits in first.edits])
-    known = learnt(first.values[seen], first.truth[seen])
-    ask, judge = known.columns(pool.values), known.columns(test.values)
-    weights, asked = known.weights, np.zeros(0, np.int64)
-    told = [f1_at_even_odds(_sigmoid(judge @ weights), test.truth, prior=known.prior)]
+    taught = Taught(values=first.values[seen], truth=first.truth[seen])
+    asked = np.zeros(0, np.int64)
+    score = _refitted(taught, pool, asked, np.zeros(0))
+    told = [f1_at_even_odds(_scores(score, test.values), test.truth)]
     for budget in budgets:
         while len(asked) < min(budget, len(pool.truth)):
             count = min(round_, budget - len(asked))
-            fresh = draw(
-                pool, _sigmoid(ask @ weights), asked, choice=choice, count=count, seed=seed * 1000 + len(asked)
-            )
+            found = _scores(score, pool.values)
+            prior = estimate_prior(found, prior=_EVEN)
+            fresh = draw(pool, _under(found, prior), asked, choice=choice, count=count, seed=seed * 1000 + len(asked))
             if not len(fresh):
                 break
             asked = np.concatenate([asked, fresh])
-            weights = refined(known, ask[asked], pool.truth[asked])
-        told.append(f1_at_even_odds(_sigmoid(judge @ weights), test.truth, prior=known.prior))
+            score = _refitted(taught, pool, asked, np.full(len(asked), prior))
+        told.append(f1_at_even_odds(_scores(score, test.values), test.truth))
     return told
+
+
+def _refitted(taught: Taught, pool: Pool, asked: Rows, prior: Floats) -> Mapping[str, Any]:
+    return refit(taught, pool.values[asked], pool.truth[asked], prior)
+
+
+def _scores(section: Mapping[str, Any], values: Floats) -> Floats:
+    """(P,) probabilities under even odds."""
+    columns = expand(values, VERIFIED_FEATURES, section["features"])
+    return _sigmoid(columns @ np.asarray(section["weights"], np.float64) + section["bias"])
+
+
+def _under(score: Floats, prior: float) -> Floats:
+    """The same evidence where a share of `prior` are duplicates."""
+    odds = score / np.maximum(1.0 - score, 1e-17) * prior / (1.0 - prior)
+    return np.asarray(odds / (1.0 + odds), np.float64)
 
 
 def draw(pool: Pool, score: Floats, asked: Rows, *, choice: str, count: int, seed: int) -> Rows:
@@ -138,18 +99,11 @@ def draw(pool: Pool, score: Floats, asked: Rows, *, choice: str, count: int, see
     return rest[[c.row for c in select(now, count=count, audit_share=0.0, seed=seed)]]
 
 
-def f1_at_even_odds(score: Floats, truth: Labels, *, prior: float) -> float:
-    """F1 of the pairs that are accepted by their own calibrated score: the prior is estimated anew from the scores, as a
-    search does it, and whatever is more likely a duplicate than not counts. No truth goes into the threshold."""
-    fresh = estimate_prior(score, prior=prior)
-    odds = score / np.maximum(1.0 - score, 1e-17) * (fresh / (1.0 - fresh)) / (prior / (1.0 - prior))
-    accepted = odds >= 1.0
+def f1_at_even_odds(score: Floats, truth: Labels) -> float:
+    """F1 of the pairs that are accepted by their own calibrated score: the prior is estimated from the scores, as a search
+    does it, and whatever is more likely a duplicate than not counts. No truth goes into the threshold."""
+    accepted = _under(score, estimate_prior(score, prior=_EVEN)) >= 0.5
     return float(2 * (accepted & truth).sum() / max(accepted.sum() + truth.sum(), 1))
-
-
-def _products(values: Floats) -> Floats:
-    a, b = np.triu_indices(values.shape[1])
-    return np.hstack([values, values[:, a] * values[:, b]])
 
 
 def _sigmoid(x: Floats) -> Floats:

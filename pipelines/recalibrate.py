@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ndd.detector import Detector
-from ndd.errors import DecodeError
 from ndd.files import atomic_path
-from ndd.known import KnownPicture
 from ndd.model.directory import CALIBRATION, describe
-from ndd.types import Decision, ImageId, Verdict
+from ndd.types import Decision, ImageId
 from ndd.verify.score import DEFAULT_CALIBRATION
+from pipelines.answered import look_at, priors_of
+from pipelines.score_fit import sections
 
 __all__ = ["LEAST", "Audit", "audited", "platt", "recalibrate", "sure_of_loss"]
 
@@ -82,37 +82,18 @@ def audited(
 ) -> Audit:
     """Score the audited pairs with `model`.
 
-    uri_of: where the pictures lie. prior_of: pair_id → prior of the search that the pair was drawn from; where it is not
-    known, the weighted share of duplicates among such pairs stands for it.
+    uri_of, prior_of: see `pipelines.answered`.
     """
     detector = Detector(model)
     even = float(np.log(detector.scorer.prior) - np.log1p(-detector.scorer.prior))
-    seen: dict[ImageId, KnownPicture] = {}
-    kept, logits, lost = [], [], 0
-    for decision in decisions:
-        try:
-            left, right = (_look(detector, id, uri_of, seen) for id in (decision.left_id, decision.right_id))
-        except DecodeError:
-            lost += 1
-            continue
-        if left.facts["flat"] or right.facts["flat"]:
-            lost += 1  # they score 0 whatever they are: a rule, no estimate that could be improved
-            continue
-        score = min(max(detector.match(left, right).score, 1e-9), 1.0 - 1e-9)
-        logits.append(float(np.log(score) - np.log1p(-score)) - even)
-        kept.append(decision)
-    truth = np.array([decision.verdict is Verdict.DUPLICATE for decision in kept], np.bool_)
-    weight = np.array([1.0 / decision.p_draw for decision in kept], np.float64)
-    weight = weight / weight.mean() if len(weight) else weight
-    known = np.array([prior_of.get(decision.pair_id, np.nan) for decision in kept], np.float64)
-    other = np.isnan(known)
-    share = (float((weight * truth)[other].sum()) + 1.0) / (float(weight[other].sum()) + 2.0)
+    found = look_at(detector, decisions, uri_of)
+    score = np.clip([match.score for match in found.matches], 1e-9, 1.0 - 1e-9)
     return Audit(
-        logits=np.asarray(logits, np.float64),
-        prior=np.where(other, share, known),
-        truth=truth,
-        weight=weight,
-        lost=lost,
+        logits=np.asarray(np.log(score) - np.log1p(-score) - even, np.float64),
+        prior=priors_of(found, prior_of),
+        truth=found.truth,
+        weight=found.weight,
+        lost=found.lost,
     )
 
 
@@ -139,14 +120,6 @@ def _roc_auc(audit: Audit, weight: Floats) -> float:
     above = audit.logits[good][:, None] - audit.logits[bad][None, :]
     each = weight[good][:, None] * weight[bad][None, :]
     return float((each * (0.5 + 0.5 * np.sign(above))).sum() / each.sum())
-
-
-def _look(
-    detector: Detector, id: ImageId, uri_of: Mapping[ImageId, str], seen: dict[ImageId, KnownPicture]
-) -> KnownPicture:
-    if id not in seen:
-        seen[id] = detector.look(uri_of[id])
-    return seen[id]
 
 
 def platt(audit: Audit) -> tuple[float, float]:
@@ -178,7 +151,11 @@ def recalibrate(model: Path, audit: Audit) -> dict[str, Any]:
     table = dict(describe(model).calibration or DEFAULT_CALIBRATION)
     even = float(np.log(table["prior"]) - np.log1p(-table["prior"]))
     moved = _moved(table, slope, shift, even) | {"unverified": _moved(table["unverified"], slope, shift, even)}
-    moved |= {"source": "fitted, then moved by audits", "audits": {**told, "slope": slope, "shift": shift}}
+    moved |= {
+        "source": f"{table.get('source', 'built-in')}, then moved by audits",
+        "audits": {**told, "slope": slope, "shift": shift},
+        "fitted": table.get("fitted") or sections(table),
+    }
     with atomic_path(model / CALIBRATION) as temporary:
         temporary.write_text(json.dumps(moved, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return told | {"moved": True, "slope": slope, "shift": shift}

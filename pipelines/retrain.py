@@ -1,6 +1,6 @@
 """`python -m pipelines retrain`: what reviewers said becomes a better model, if it is one.
 
-decisions → fine-tuned challenger → recalibrated → compared with the champion → champion, or not; with a report of what
+decisions → fine-tuned challenger → its score refitted → compared with the champion → champion, or not; with a report of what
 changed. The same command is what a schedule runs: too little to learn from or to compare on, or another one at work, is said
 and is no error (exit code 0). Killed anywhere, the next call goes on with the attempt it finds.
 
@@ -176,7 +176,7 @@ def _summary(told: Mapping[str, Any]) -> str:
         f"learnt from {told['learnt']['duplicate']} duplicates and {told['learnt']['distinct']} distinct pairs, "
         f"{told['learnt']['fresh']} of them new",
         *(f"not promoted: {reason}" for reason in told["reasons"]),
-        *(f"the trained network was refused, its score alone is moved: {reason}" for reason in told["refused"]),
+        *(f"the trained network was refused, its score alone is a new one: {reason}" for reason in told["refused"]),
         f"report: {told['report']}",
     ]
     if told["promoted"]:

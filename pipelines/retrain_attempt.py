@@ -6,8 +6,8 @@ manifest.parquet    the pictures, with their cut
 album/              what is compared on     run/            the training run
 model/              the challenger          audits.json     what audits say of both
 verdict.json        what the comparison gave                promoted.json   the version, once it is champion
-score/              the second challenger, where the first is refused: the champion's network, its score moved by the
-score-*.json        audits; with audits and verdict of its own
+score/              the second challenger, where the first is refused: the champion's network, its score refitted with
+score-*.json        the labels and moved by the audits; with audits and verdict of its own
 report.json, report.md
 """
 
@@ -92,7 +92,8 @@ class Attempt:
         # A copy: the champion's own directory may be cleared away while we are at work.
         shutil.copytree(champion.resolve(), directory / "champion")
         write_note(
-            directory / "priors.json", {d.pair_id: priors[d.pair_id] for d in found.audit if d.pair_id in priors}
+            directory / "priors.json",
+            {d.pair_id: priors[d.pair_id] for d in (*found.train, *found.audit) if d.pair_id in priors},
         )
         note = {
             "settings": asdict(settings),
@@ -147,7 +148,7 @@ class Attempt:
             raise
         self._train(lock)
         judged = judge(
-            self.directory, self.champion, rows, audits, albums=self.settings.albums, sure=self.settings.sure
+            self.directory, self.champion, rows, train, audits, albums=self.settings.albums, sure=self.settings.sure
         )
         version = self._promote(judged.challenger) if judged.verdict["promoted"] else None
         told: dict[str, Any] = {
@@ -157,13 +158,14 @@ class Attempt:
             "challenger": judged.challenger,
             "reasons": judged.verdict["reasons"],
             "refused": list(judged.refused),
-            "gain": gain(judged.audits, judged.verdict["figures"]),
+            "gain": gain(judged.audits, judged.labels, judged.verdict["figures"]),
             "learnt": {
                 "duplicate": sum(d.verdict is Verdict.DUPLICATE for d in train),
                 "distinct": sum(d.verdict is Verdict.DISTINCT for d in train),
                 "fresh": self.fresh,
             },
             "audits": judged.audits,
+            "labels": judged.labels,
             "decisions": list(self.known),
         }
         self._report(told, judged.verdict, rows)

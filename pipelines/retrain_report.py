@@ -84,11 +84,12 @@ def _members(rows: Sequence[GroupRow]) -> list[list[str]]:
     return list(members.values())
 
 
-def gain(human: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, Any]:
+def gain(human: Mapping[str, Any], labels: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, Any]:
     """What the challenger has over the champion, both on pictures and pairs that neither learnt from.
 
     `average_precision` of the descriptor and `recall` of the search on edited copies: difference, low, high (95 %).
     `audit_roc_auc`: how well pairs drawn at random are told apart, by people's word; absent without both kinds of them.
+    `label_log_loss`: of labelled pairs held out from the refitting of the score; absent if it was not refitted.
     """
     told: dict[str, Any] = {}
     for name, measure in (("average_precision", "map"), ("recall", "recall")):
@@ -98,6 +99,8 @@ def gain(human: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, Any]
     before, after = (human[side].get("roc_auc") for side in ("champion", "challenger"))
     if before is not None and after is not None:
         told["audit_roc_auc"] = {"difference": round(after - before, 4), "pairs": human["champion"]["pairs"]}
+    if labels["refined"]:
+        told["label_log_loss"] = {**labels["log_loss"], "pairs": labels["pairs"]}
     return told
 
 
@@ -121,18 +124,30 @@ def _lines(told: Mapping[str, Any], verdict: Mapping[str, Any], groups: GroupCha
     yield "Promoted." if told["promoted"] else "The champion stays."
     yield from (f"- {reason}" for reason in verdict["reasons"])
     if told["refused"]:
-        yield "The trained network was refused; the network stays, and its score is moved:"
+        yield "The trained network was refused; the network stays, and its score is a new one:"
         yield from (f"- {reason}" for reason in told["refused"])
     yield ""
     yield (
         f"Learnt from {learnt['duplicate']} duplicates and {learnt['distinct']} distinct pairs, {learnt['fresh']} of them new."
     )
+    yield from _label_lines(told["labels"])
     yield from _audit_lines(told["audits"])
     for measure, title in (("map", "Average precision of the descriptor"), ("recall", "Recall of the search")):
         table = verdict["figures"].get(measure)
         if table:
             yield from _table(title, table)
     yield from _group_lines(groups)
+
+
+def _label_lines(labels: Mapping[str, Any]) -> Iterator[str]:
+    if not labels["refined"]:
+        yield f"The score is not refitted with the labels: {labels['why_not']}."
+        return
+    loss = labels["log_loss"]
+    yield (
+        f"The score is refitted with {labels['pairs']} of the labelled pairs, {labels['duplicates']} of them duplicates; log "
+        f"loss on those held out (five folds) {loss['before']:.3f} → {loss['after']:.3f}."
+    )
 
 
 def _audit_lines(audits: Mapping[str, Any]) -> Iterator[str]:

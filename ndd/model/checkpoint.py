@@ -22,7 +22,7 @@ from safetensors.torch import save as save_tensors
 from ndd.config import ModelConfig
 from ndd.errors import ModelError
 from ndd.model.background import BACKGROUND, Background
-from ndd.model.directory import CALIBRATION, CARD, CONFIG, PREPROCESSING, WEIGHTS, describe, resolve, shipped
+from ndd.model.directory import CALIBRATION, CARD, CONFIG, EVIDENCE, PREPROCESSING, WEIGHTS, describe, resolve, shipped
 from ndd.model.runtime import RUNTIME
 from ndd.model.siamese import SiameseEmbedder
 
@@ -57,9 +57,10 @@ def save(
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    # What was exported from the weights that lay here before is not a form of these, nor are their vectors.
+    # What was exported from the weights that lay here before is not a form of these, nor are their vectors and evidence.
     shutil.rmtree(target / RUNTIME, ignore_errors=True)
-    (target / BACKGROUND).unlink(missing_ok=True)
+    for name in (BACKGROUND, EVIDENCE):
+        (target / name).unlink(missing_ok=True)
     half = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     _write(target / WEIGHTS, save_tensors(half))
     if background is not None:

@@ -25,6 +25,7 @@ __all__ = [
     "CALIBRATION",
     "CARD",
     "CONFIG",
+    "EVIDENCE",
     "PREPROCESSING",
     "WEIGHTS",
     "ModelDirectory",
@@ -43,6 +44,8 @@ PREPROCESSING = {
 """What happens to a picture before the network and to the vector after it; part of the embedding's digest."""
 
 CONFIG, WEIGHTS, CARD, CALIBRATION = "config.json", "weights.safetensors", "card.json", "calibration.json"
+EVIDENCE = "calibration.parquet"
+"""The pairs that calibration.json was fitted to (`pipelines.score_fit.Taught`); only a retraining reads them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
 
 from ndd.select import Candidates
+from ndd.verify.score import VERIFIED_FEATURES
 from pipelines.bench_loop import _turns, best_of_all, labels_saved
-from pipelines.bench_loop_curve import CHOICES, curve, draw, f1_at_even_odds, learnt, refined
+from pipelines.bench_loop_curve import CHOICES, curve, draw, f1_at_even_odds
 from pipelines.bench_loop_data import Pool
 from tests.ndd.data.builders import image
 
 
 def pool(count: int, *, seed: int, strange: float) -> Pool:
-    """Pairs of two features. Of known kinds the first tells duplicates apart, of the strange kind only the second does; the
-    share of strange pairs is given, and their second feature tells that they are strange."""
+    """Pairs of which, among the known kinds, agreement tells duplicates from others, and among the strange ones hash and core
+    alone do; the share of strange pairs is given."""
     random = np.random.default_rng(seed)
     truth, odd = random.random(count) < 0.2, random.random(count) < strange
-    values = np.stack(
-        [
-            np.where(odd, 0.5, truth) + random.normal(0, 0.25, count),
-            np.where(odd, np.where(truth, -3.0, 3.0), random.normal(0, 0.7, count)) + random.normal(0, 0.3, count),
-        ],
-        axis=1,
-    )
+    values = random.random((count, len(VERIFIED_FEATURES))) * 0.2
+    for name, telling in (("agreement", ~odd), ("hash", odd), ("core", odd)):
+        values[:, VERIFIED_FEATURES.index(name)] += np.where(telling & truth, 0.3, 0.0) + random.normal(0, 0.1, count)
     return Pool(
         values=values,
         truth=truth,
@@ -41,32 +37,16 @@ def pool(count: int, *, seed: int, strange: float) -> Pool:
 
 def test_f1_at_even_odds_is_that_of_the_likelier_ones() -> None:
     truth = np.array([True, True, False, False, False, False])
-    told = f1_at_even_odds(np.array([0.99, 0.01, 0.98, 0.02, 0.01, 0.01]), truth, prior=0.3)
+    told = f1_at_even_odds(np.array([0.99, 0.01, 0.98, 0.02, 0.01, 0.01]), truth)
     assert told == pytest.approx(2 * 1 / (2 + 2))
-    assert f1_at_even_odds(np.full(6, 1e-6), truth, prior=0.3) == 0.0
+    assert f1_at_even_odds(np.full(6, 1e-6), truth) == 0.0
 
 
 def test_the_threshold_knows_the_share_of_duplicates_of_this_album() -> None:
     """Scores made under a prior of a half, in an album where one pair of 50 is a duplicate: the middling are strangers."""
     truth = np.arange(1000) < 20
     score = np.where(truth, 0.9999, np.where(np.arange(1000) % 2, 0.6, 0.01))
-    assert f1_at_even_odds(score, truth, prior=0.5) == 1.0
-
-
-def test_refining_is_the_mode_of_the_likelihood_and_the_gaussian() -> None:
-    first, fresh = pool(300, seed=0, strange=0.0), pool(40, seed=1, strange=0.5)
-    known = learnt(first.values, first.truth)
-    design = known.columns(fresh.values)
-
-    def loss(at: np.ndarray) -> float:
-        far = at - known.weights
-        signed = np.where(fresh.truth, 1, -1) * (design @ at)
-        return float(np.logaddexp(0, -signed).sum() + 0.5 * far @ known.precision @ far)
-
-    found = refined(known, design, fresh.truth)
-    other = minimize(loss, known.weights, method="BFGS", options={"gtol": 1e-8})
-    assert loss(found) <= other.fun + 1e-9
-    np.testing.assert_allclose(refined(known, design[:0], fresh.truth[:0]), known.weights)
+    assert f1_at_even_odds(score, truth) == 1.0
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -23,7 +23,8 @@ from ndd.verify.score import (
     expand,
 )
 from pipelines.album import Photo, build_album, read_album
-from pipelines.calibrate import add_arguments, add_lookalikes, evidence_of, fit
+from pipelines.calibrate import add_arguments, add_lookalikes, evidence_of
+from pipelines.score_fit import fit
 
 BUILT_IN = dict(zip(DEFAULT_CALIBRATION["features"], DEFAULT_CALIBRATION["weights"], strict=True))
 
