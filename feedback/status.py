@@ -97,16 +97,15 @@ def pairs_per_hour(decisions: Sequence[Decision]) -> float | None:
 
 
 def precision(standing: Mapping[str, Decision], asked: Mapping[str, QueuedPair]) -> Precision | None:
-    """Precision of the accepted pairs: audit draws weighted by 1/p_draw (Hájek 1971).
+    """Precision of the pairs accepted by the newest model asked about: audit draws weighted by 1/p_draw (Hájek 1971).
 
     The interval is Wilson's, for as many independent draws as the weighted ones are worth (Kish 1965: (Σw)² / Σw²).
     None where no accepted audit draw has been answered.
     """
-    drawn = [
-        d
-        for pair, d in standing.items()
-        if d.draw is Draw.AUDIT and pair in asked and asked[pair].evidence.get("duplicate") is True
-    ]
+    audits = [(asked[pair], d) for pair, d in standing.items() if d.draw is Draw.AUDIT and pair in asked]
+    # What an earlier model accepted tells nothing of this one.
+    newest = _made_by(max(audits, key=lambda of: of[0].enqueued)[0]) if audits else None
+    drawn = [d for pair, d in audits if pair.evidence.get("duplicate") is True and _made_by(pair) == newest]
     told = [(1.0 / d.p_draw, d.verdict is Verdict.DUPLICATE) for d in drawn if d.verdict is not Verdict.UNSURE]
     if not told:
         return None
@@ -114,6 +113,10 @@ def precision(standing: Mapping[str, Decision], asked: Mapping[str, QueuedPair])
     share = sum(weight for weight, good in told if good) / total
     low, high = wilson(share, total**2 / sum(weight**2 for weight, _ in told))
     return Precision(estimate=share, low=low, high=high, draws=len(told), unsure=len(drawn) - len(told))
+
+
+def _made_by(pair: QueuedPair) -> tuple[str, str]:
+    return pair.embedding_digest, pair.scorer_digest
 
 
 def wilson(share: float, draws: float) -> tuple[float, float]:

@@ -40,6 +40,10 @@ about 1.2 apart, about copies of the same ones .1 to .4. Wider (.25), later roun
 new and asked settled ones: 200 labels taught less than 100."""
 _NOVEL = 0.05
 """Least share of a question that the chosen ones do not cover already."""
+_NOISE = 0.3
+"""Variance of an answer given before beside that of its question, 1: a question like it counts a quarter as new."""
+_REMEMBERED = 1000
+"""Most questions asked before that are looked at."""
 _DISAGREEMENT = 0.5
 """Weight of |P(duplicate | all evidence) − P(duplicate | descriptor)| beside the entropy, which is 1 at even odds."""
 _POOL = 4000
@@ -93,7 +97,8 @@ def select(
 ) -> list[Choice]:
     """Up to `count` pairs, most urgent first; audit draws lie among the others at random places.
 
-    exclude: pair_ids that are decided or queued. Identical pictures and pairs that come twice are no questions.
+    exclude: pair_ids that are decided or queued; questions like those count as less new. Identical pictures and pairs that come
+    twice are no questions.
     Fewer than `count` are chosen where all that is left repeats a chosen question. Raises UsageError.
     """
     if not 0.0 <= audit_share <= 1.0:
@@ -101,15 +106,19 @@ def select(
     names = candidates.pair_ids()
     first: dict[str, int] = {}
     for row, name in enumerate(names):
-        if candidates.left[row] != candidates.right[row] and name not in exclude:
+        if candidates.left[row] != candidates.right[row]:
             first.setdefault(name, row)
     # In the order of their names, so that the order in which they were found does not matter.
-    open_ = np.array([first[name] for name in sorted(first)], np.int64)
+    open_, asked = (
+        np.array([first[name] for name in sorted(first) if (name in exclude) is before], np.int64)
+        for before in (False, True)
+    )
     audits = min(math.ceil(max(count, 0) * audit_share), len(open_))
     drawn = audit_sample(candidates.score[open_], count=audits, seed=seed, strata=strata)
     chosen = [(int(open_[at]), Draw.AUDIT, p) for at, p in drawn]
     rest = np.setdiff1d(np.arange(len(open_)), [at for at, _ in drawn])
-    chosen += [(row, Draw.UNCERTAIN, 1.0) for row in _uncertain(candidates, open_[rest], max(count, 0) - len(chosen))]
+    wanted = max(count, 0) - len(chosen)
+    chosen += [(row, Draw.UNCERTAIN, 1.0) for row in _uncertain(candidates, open_[rest], asked, wanted)]
     choices = [
         Choice(
             row=row,
@@ -160,20 +169,27 @@ def urgency(score: float, *, draw: Draw, pair_id: str) -> float:
     return float(uncertainty(np.array([score]))[0])
 
 
-def _uncertain(candidates: Candidates, rows: Rows, count: int) -> list[int]:
-    """Greedy MAP of the process with kernel quality · likeness · quality over `rows`."""
+def _uncertain(candidates: Candidates, rows: Rows, asked: Rows, count: int) -> list[int]:
+    """Greedy MAP of the process with kernel quality · likeness · quality over `rows`, given that `asked` were put before."""
     score = candidates.score[rows]
     quality = uncertainty(score)
     if candidates.descriptor is not None:
         quality = quality + _DISAGREEMENT * np.abs(score - candidates.descriptor[rows])
     pool = np.sort(np.argsort(-quality, kind="stable")[: max(_POOL, 4 * count)])
     rows, quality = rows[pool], quality[pool]
-    likeness = _likeness(candidates, rows)
     count = min(count, len(rows))
-    novelty, basis = np.ones(len(rows)), np.zeros((max(count, 0), len(rows)))
+    if count <= 0:
+        return []
+    before = asked[-_REMEMBERED:]
+    likeness = _likeness(candidates, np.concatenate([rows, before]))
+    novelty, basis = np.ones(len(rows) + len(before)), np.zeros((count + len(before), len(rows) + len(before)))
+    for step, at in enumerate(range(len(rows), len(rows) + len(before))):
+        # As an observation with noise: an answer settles much of its like, and the score that it taught says how much.
+        basis[step] = (likeness(at) - basis[:step, at] @ basis[:step]) / math.sqrt(novelty[at] + _NOISE)
+        novelty = novelty - basis[step] ** 2
     chosen: list[int] = []
-    for step in range(count):
-        gain = np.where(novelty > _NOVEL, quality**2 * novelty, 0.0)
+    for step in range(len(before), len(before) + count):
+        gain = np.where(novelty[: len(rows)] > _NOVEL, quality**2 * novelty[: len(rows)], 0.0)
         best = int(gain.argmax())
         if gain[best] <= 1e-12:
             break

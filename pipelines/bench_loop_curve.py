@@ -88,15 +88,10 @@ def draw(pool: Pool, score: Floats, asked: Rows, *, choice: str, count: int, see
         return np.random.default_rng(seed).permutation(rest)[:count]
     if choice == "uncertain":
         return rest[np.argsort(-uncertainty(score[rest]), kind="stable")[:count]]
-    known = pool.candidates
-    now = dataclasses.replace(
-        known,
-        left=known.left[rest],
-        right=known.right[rest],
-        score=score[rest],
-        descriptor=None if known.descriptor is None else known.descriptor[rest],
-    )
-    return rest[[c.row for c in select(now, count=count, audit_share=0.0, seed=seed)]]
+    now = dataclasses.replace(pool.candidates, score=score)
+    names = now.pair_ids()
+    chosen = select(now, count=count, audit_share=0.0, seed=seed, exclude={names[at] for at in asked})
+    return np.array([choice.row for choice in chosen], np.int64)
 
 
 def f1_at_even_odds(score: Floats, truth: Labels) -> float:

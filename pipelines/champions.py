@@ -25,7 +25,7 @@ from ndd.home import home
 from ndd.model.directory import describe, shipped
 from pipelines.tracking import content_digest
 
-__all__ = ["KEPT", "Published", "publish", "published", "rollback"]
+__all__ = ["KEPT", "Published", "publish", "published", "rollback", "taken_back"]
 
 KEPT = 5
 """Champions kept, the current one among them."""
@@ -77,6 +77,13 @@ def rollback() -> Path:
             _link().unlink(missing_ok=True)
             fsync_directory(home().root)
         return _store() / past[-1].name if past else shipped()
+
+
+def taken_back(model: Path) -> bool:
+    """Was it published, and is another one champion now? Known as long as its copy is kept."""
+    name = content_digest(model)[:12]
+    now = published()
+    return any(_store().glob(f"[0-9][0-9][0-9][0-9]-{name}")) and (now is None or not now.name.endswith(name))
 
 
 def published() -> Published | None:

@@ -204,7 +204,7 @@ class Attempt:
 
     def _promote(self, challenger: str = MODEL) -> str | None:
         """Make it the registry's challenger and, if that is wanted, champion; the version that is champion by it."""
-        from pipelines.promote import publish
+        from pipelines.champions import publish, taken_back
         from pipelines.registry import CHALLENGER, CHAMPION, register, set_alias
 
         done = read_note(self.directory / "promoted.json")
@@ -216,8 +216,10 @@ class Attempt:
         set_alias(CHALLENGER, version)
         if not self.settings.promote:
             return None
-        publish(self.directory / challenger, version=version)
-        set_alias(CHAMPION, version)
+        # Killed between publishing and the note of it, somebody may have gone back to the model before.
+        if not taken_back(self.directory / challenger):
+            publish(self.directory / challenger, version=version)
+            set_alias(CHAMPION, version)
         write_note(self.directory / "promoted.json", {"version": version})
         return version
 

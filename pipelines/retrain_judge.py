@@ -26,6 +26,8 @@ __all__ = ["MODEL", "SCORE", "Judged", "judge"]
 MODEL, SCORE = "model", "score"
 """Directories of the challengers: the trained network with its score, and the champion's network with a new score."""
 
+_TIE = 0.0005
+"""Differences as small as rounding makes them."""
 _SAID = {"map": "average precision of the descriptor", "recall": "recall of the search"}
 
 
@@ -161,8 +163,8 @@ def _by_audits(human: Mapping[str, Any], sure: float) -> Iterator[str]:
 
 
 def _without_gain(figures: Mapping[str, Any]) -> Iterator[str]:
-    """Why not: a network that is no better anywhere, only not surely worse. Else many small losses would add up."""
+    """Why not: a network that is better nowhere and worse somewhere, if not surely. Else many small losses would add up."""
     whole = {name: figures[name]["all families"]["difference"] for name in ("map", "recall") if name in figures}
-    if whole and max(whole.values()) <= 0.0:
+    if whole and max(whole.values()) < _TIE and min(whole.values()) <= -_TIE:
         told = ", ".join(f"{_SAID[name]} {value:+.4f}" for name, value in whole.items())
         yield f"nothing is gained on edited copies: {told}"

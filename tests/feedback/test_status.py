@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from feedback.desk import Desk
 from feedback.status import pairs_per_hour, precision, status, to_html, to_json, to_text, wilson
 from ndd.home import home
 from ndd.types import Draw, Verdict
-from tests.ndd.data.builders import decision, queued
+from tests.ndd.data.builders import EPOCH, decision, queued
 
 
 def test_an_empty_home_has_a_status() -> None:
@@ -45,6 +46,25 @@ def test_precision_weighs_audit_draws_by_their_probability() -> None:
     assert found.estimate == pytest.approx((5 + 5 + 2) / (5 + 5 + 2 + 2))
     assert (found.draws, found.unsure) == (4, 1)
     assert found.low < found.estimate < found.high
+
+
+def test_precision_is_that_of_the_newest_model_asked_about() -> None:
+    verdicts = {"a": Verdict.DISTINCT, "b": Verdict.DUPLICATE}
+    said = [decision(name, "z", verdict, draw=Draw.AUDIT) for name, verdict in verdicts.items()]
+    asked = [
+        queued(
+            name,
+            "z",
+            draw=Draw.AUDIT,
+            evidence={"duplicate": True},
+            scorer_digest=digest * 64,
+            enqueued=EPOCH + timedelta(days=day),
+        )
+        for name, digest, day in (("a", "1", 0), ("b", "2", 1))
+    ]
+    found = precision({d.pair_id: d for d in said}, {q.pair_id: q for q in asked})
+    assert found is not None
+    assert (found.draws, found.estimate) == (1, 1.0)
 
 
 def test_the_interval_covers_what_it_promises() -> None:

@@ -142,6 +142,22 @@ def test_ten_copies_of_one_question_are_asked_once() -> None:
     assert sum(c.row < 100 for c in select(bare, count=20, audit_share=0.0)) <= 10
 
 
+def test_a_question_like_one_asked_before_waits_for_new_ones() -> None:
+    """Two questions of five near copies each, equally open; of one of them two copies were asked before."""
+    random = np.random.default_rng(2)
+    base = np.repeat(random.normal(size=(4, 32)), 5, axis=0)
+    vectors = base + 0.02 * random.normal(size=base.shape)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    left, right = np.r_[0:5, 10:15], np.r_[5:10, 15:20]
+    given_ = Candidates(
+        pictures=[image(i) for i in range(20)], left=left, right=right, score=np.full(10, 0.5), vectors=vectors
+    )
+    names = given_.pair_ids()
+    for asked in (0, 5):
+        (chosen,) = select(given_, count=1, audit_share=0.0, exclude=names[asked : asked + 2])
+        assert chosen.row // 5 != asked // 5
+
+
 def test_the_uncertain_and_the_contradictory_come_first() -> None:
     score = np.array([0.01, 0.5, 0.99, 0.02, 0.6])
     contradicted = np.array([0.01, 0.5, 0.98, 0.97, 0.6])

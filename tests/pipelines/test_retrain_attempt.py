@@ -60,6 +60,18 @@ def test_what_was_promoted_and_taken_back_is_not_promoted_again(champion: Path) 
     assert content_digest(resolve(None)) == content_digest(champion)
 
 
+def test_taken_back_before_it_was_noted_it_is_not_promoted_again_either(champion: Path) -> None:
+    attempt = begun(champion)
+    small_model(attempt.directory / "model", seed=1)
+    publish(attempt.directory / "model", version=None)
+    # Killed here, before promoted.json.
+    rollback()
+    again = Attempt.open(attempt.directory, settings())
+    assert again is not None
+    assert again._promote() is not None
+    assert content_digest(resolve(None)) == content_digest(champion)
+
+
 def test_another_champion_ends_an_interrupted_attempt(champion: Path, tmp_path: Path) -> None:
     attempt = begun(champion)
     small_model(attempt.directory / "model", seed=1)

@@ -125,7 +125,8 @@ def test_labels_alone_make_a_new_score(attempt: Path, pictures: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("average_precision", "recall", "gained"), [(0.01, 0.0, True), (-0.001, 0.002, True), (0.0, -0.001, False)]
+    ("average_precision", "recall", "gained"),
+    [(0.01, 0.0, True), (-0.001, 0.002, True), (-0.0001, 0.0, True), (0.0, -0.001, False)],
 )
 def test_a_network_that_is_better_nowhere_is_no_challenger(
     average_precision: float, recall: float, gained: bool
