@@ -67,7 +67,8 @@ def refine(
     if len(used) < LEAST or min(told["duplicates"], len(used) - told["duplicates"]) < _EITHER:
         return told | {
             "refined": False,
-            "why_not": f"{LEAST} labelled pairs with {_EITHER} of either kind are wanted",
+            "why_not": f"{len(used)} labelled pairs are near enough to be compared in detail, {told['duplicates']} of them "
+            f"duplicates; {LEAST} with {_EITHER} of either kind are wanted",
         }
     table = describe(model).calibration or DEFAULT_CALIBRATION
     folds = _folds([answered.decisions[at] for at in used])

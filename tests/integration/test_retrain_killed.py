@@ -37,7 +37,7 @@ STEPS = (
 """What appears below the home as a retraining goes on, in this order."""
 
 
-def start(home: Path, album: Album) -> subprocess.Popen[str]:  # noqa: F811
+def start(home: Path, album: Album, out: int = subprocess.DEVNULL) -> subprocess.Popen[str]:  # noqa: F811
     # No loss can be sure, so whatever gains anything is promoted.
     command = [
         sys.executable,
@@ -53,11 +53,19 @@ def start(home: Path, album: Album) -> subprocess.Popen[str]:  # noqa: F811
     return subprocess.Popen(
         command,
         env={**os.environ, "NDD_HOME": str(home)},
-        stdout=subprocess.PIPE,
+        stdout=out,
         stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,  # so that the training dies with it, as it does when a machine does
     )
+
+
+def finished(home: Path, album: Album) -> str:  # noqa: F811
+    """What a retraining says that nobody kills."""
+    job = start(home, album, subprocess.PIPE)
+    said, _ = job.communicate(timeout=900)
+    assert job.returncode == 0
+    return said
 
 
 def killed_when_there(step: Path, job: subprocess.Popen[str]) -> bool:
@@ -78,10 +86,9 @@ def test_killed_after_every_step_it_is_one_retraining(album: Album, tmp_path: Pa
     for skip in (12, 24):
         decide(tmp_path, album, draw=Draw.AUDIT, skip=skip)
     seen = [step for step in STEPS if killed_when_there(tmp_path / step, start(tmp_path, album))]
-    job = start(tmp_path, album)
-    said, _ = job.communicate(timeout=900)
-    assert job.returncode == 0
-    print(seen, said)
+    # The last two come in the last moments of a retraining, which may be over before it is killed.
+    assert set(STEPS) - set(seen) <= set(STEPS[-2:])
+    finished(tmp_path, album)
     last = json.loads((tmp_path / "retrain" / "last.json").read_text(encoding="utf-8"))
     assert len(last["decisions"]) == len(set(last["decisions"])) == 20
     assert last["promoted"] is True
@@ -91,6 +98,4 @@ def test_killed_after_every_step_it_is_one_retraining(album: Album, tmp_path: Pa
     (published,) = json.loads((tmp_path / "champions" / "history.json").read_text(encoding="utf-8"))
     assert published["version"] == last["version"]
     assert describe(tmp_path / "champion").scorer_digest == describe(kept / last["challenger"]).scorer_digest
-    again = start(tmp_path, album)
-    said, _ = again.communicate(timeout=300)
-    assert said == "0 new decisions since the last retraining, 20 are wanted; the champion stays\n"
+    assert finished(tmp_path, album) == "0 new decisions since the last retraining, 20 are wanted; the champion stays\n"
