@@ -205,7 +205,7 @@ def _gained(gain: Mapping[str, Any]) -> Iterator[str]:
             yield f"{said} {of['difference']:+.3f} ({of['low']:+.3f} to {of['high']:+.3f}, 95 %)"
     labels = gain.get("label_log_loss")
     if labels is not None:
-        yield f"log loss on {labels['pairs']} held-out labelled pairs {labels['before']:.3f} → {labels['after']:.3f}"
+        yield f"log loss on {labels['pairs']} labels held out of the refit {labels['before']:.3f} → {labels['after']:.3f}"
     audits = gain.get("audit_roc_auc")
     if audits is not None:
         yield f"ROC-AUC on {audits['pairs']} audited pairs {audits['difference']:+.3f}"

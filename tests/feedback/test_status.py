@@ -13,6 +13,7 @@ from feedback.desk import Desk
 from feedback.status import pairs_per_hour, precision, status, to_html, to_json, to_text, wilson
 from ndd.home import home
 from ndd.types import Draw, Verdict
+from pipelines.retrain_report import gain
 from tests.ndd.data.builders import EPOCH, decision, queued
 
 
@@ -74,6 +75,25 @@ def test_the_interval_covers_what_it_promises() -> None:
         covered = [low <= share <= high for low, high in (wilson(float(s), draws) for s in seen)]
         assert 0.92 < np.mean(covered) < 0.995
     assert wilson(1.0, 10)[1] == pytest.approx(1.0)
+
+
+def test_what_a_retraining_gained_is_told_as_its_report_has_it() -> None:
+    place = home() / "retrain" / "last.json"
+    place.parent.mkdir(parents=True)
+    whole = {"difference": 0.01234, "low": -0.002, "high": 0.03, "champion": 0.9, "challenger": 0.912, "copies": 80}
+    told = gain(
+        {"champion": {"pairs": 40, "roc_auc": 0.91}, "challenger": {"pairs": 40, "roc_auc": 0.93}},
+        {"refined": True, "pairs": 60, "log_loss": {"before": 0.5, "after": 0.25}},
+        {"map": {"all families": whole}},
+    )
+    place.write_text(json.dumps({"time": "2026-01-01", "promoted": True, "gain": told}))
+    text = to_text(status(Desk()))
+    for part in (
+        "average precision +0.012 (-0.002 to +0.030, 95 %)",
+        "log loss on 60 labels held out of the refit 0.500 → 0.250",
+        "ROC-AUC on 40 audited pairs +0.020",
+    ):
+        assert part in text
 
 
 def test_the_last_retraining_is_told(tmp_path: Path) -> None:
