@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,19 +129,31 @@ def answer(page: Page, verdict: Verdict, *, by_mouse: bool) -> None:
     boxes = page.locator("input[type=checkbox]")
     assert not any(box.is_checked() for box in boxes.all())  # nothing is chosen in advance
     if by_mouse:
-        page.locator(f"input[name={verdict}]").click()
+        choose(page, verdict, page.locator(f"input[name={verdict}]").click)
     else:
-        page.keyboard.press(KEYS[verdict])
-    expect(page.locator(f"input[name={verdict}]")).to_be_checked()
+        choose(page, verdict, lambda: page.keyboard.press(KEYS[verdict]))
     if verdict is Verdict.DUPLICATE:
-        page.keyboard.press("5")
-        expect(page.locator("input[name=edited]")).to_be_checked()
+        choose(page, "edited", lambda: page.keyboard.press("5"))
     with page.expect_response(lambda r: "/annotations" in r.url and r.request.method == "POST") as posted:
         if by_mouse:
             page.locator("button", has_text="Submit").first.click()
         else:
             page.keyboard.press("Control+Enter")
     assert posted.value.ok
+
+
+def choose(page: Page, name: str, act: Callable[[], None]) -> None:
+    """Act until the box is ticked, as a person does who sees that nothing came of it.
+
+    The screen shows a task a moment before it listens to the keyboard, and on a busy machine moments are long.
+    """
+    box = page.locator(f"input[name={name}]")
+    until = time.monotonic() + 30
+    while not box.is_checked():
+        assert time.monotonic() < until, f"{name} cannot be chosen"
+        act()
+        with suppress(AssertionError):
+            expect(box).to_be_checked(timeout=2000)
 
 
 def label_all(
