@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import sys
 import tempfile
@@ -34,7 +35,7 @@ from pipelines.album import Album, AlbumImage, Photo, build_album, read_photos, 
 from pipelines.overlays import caption, meme, screenshot, sticker, watermark
 from pipelines.score_fit import fit, taught_by
 
-__all__ = ["add_arguments", "add_lookalikes", "calibrate", "evidence_of", "run"]
+__all__ = ["add_arguments", "add_lookalikes", "calibrate", "evidence_of", "run", "sample"]
 
 _CARD = (320, 240)
 _SHARING = 4
@@ -111,7 +112,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="model directory to calibrate (default: the one `ndd find` would use)")
     parser.add_argument("--copies", type=int, default=4, help="edited copies of each photograph (default 4)")
     parser.add_argument("--limit", type=int, default=600, help="most photographs taken of either place (default 600)")
-    parser.add_argument("--seed", type=int, default=1, help="of the edits (default 1)")
+    parser.add_argument("--seed", type=int, default=1, help="of the sample and the edits (default 1)")
     parser.add_argument("--json", action="store_true", help="print the calibration instead of a summary")
 
 
@@ -119,9 +120,9 @@ def run(args: argparse.Namespace) -> int:
     """Build the album, calibrate, say how well it went; the exit code."""
     model = resolve(args.model)
     with tempfile.TemporaryDirectory(prefix="ndd-calibrate-") as scratch:
-        photos = _photos(args.photos, args.limit)
+        photos = sample(args.photos, args.limit, seed=args.seed)
         taken = {photo.name for photo in photos}
-        more = _photos(args.singles, args.limit) if args.singles else []
+        more = sample(args.singles, args.limit, seed=args.seed) if args.singles else []
         singles = [photo for photo in more if photo.name not in taken]
         album = build_album(photos, Path(scratch) / "album", copies=args.copies, seed=args.seed, singles=singles)
         album = add_lookalikes(album, singles or photos, seed=args.seed)
@@ -133,11 +134,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _photos(place: Path, limit: int) -> list[Photo]:
+def sample(place: Path, limit: int, *, seed: int) -> list[Photo]:
+    """At most so many of a folder's or tar's photographs, drawn by their names: the first ones would often be of one kind."""
     if limit < 1:
         raise UsageError(f"--limit must be at least 1, got {limit}")
     found = read_tar(place) if place.suffix == ".tar" else read_photos(place)
-    return sorted(found, key=lambda photo: photo.name)[:limit]
+    return sorted(found, key=lambda photo: hashlib.sha256(f"{seed} {photo.name}".encode()).digest())[:limit]
 
 
 def _summary(fitted: Mapping[str, Any], model: Path) -> str:
