@@ -16,7 +16,7 @@ from tests.ndd.training.builders import tiny_pictures
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-EPOCHS = 40
+EPOCHS = 20
 
 
 @pytest.fixture(scope="module")
