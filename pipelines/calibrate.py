@@ -13,6 +13,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,13 @@ from pipelines.album import Album, AlbumImage, Photo, build_album, read_photos, 
 from pipelines.overlays import caption, meme, screenshot, sticker, watermark
 from pipelines.score_fit import fit, taught_by
 
-__all__ = ["add_arguments", "add_lookalikes", "calibrate", "evidence_of", "run", "sample"]
+__all__ = ["add_arguments", "add_cuttings", "add_lookalikes", "album_for", "calibrate", "evidence_of", "run", "sample"]
 
 _CARD = (320, 240)
 _SHARING = 4
 """Different photographs that share one caption, frame or watermark."""
+_CUT = 4
+"""For each photograph that is cut, so many get edited copies."""
 
 
 def evidence_of(pair: PairRow | Match) -> PairEvidence:
@@ -84,6 +87,20 @@ def calibrate(album: Album, model: Path, *, work: Path, write: bool = True) -> d
     return fitted
 
 
+def album_for(photos: Sequence[Photo], singles: Sequence[Photo], out: Path, *, copies: int, seed: int) -> Album:
+    """What a score is fitted to: copies of `photos`, and strangers that are like one another in three ways.
+
+    singles: photographs without copies; those of a name in `photos` are passed over. Some share what is laid over them, some
+    are cut into quarters; without any, some of `photos` are.
+    """
+    taken = {photo.name for photo in photos}
+    edited, spare = list(photos), [photo for photo in singles if photo.name not in taken]
+    source = spare or edited
+    cut = [source.pop() for _ in range(min(len(edited) // _CUT, len(source) // 2))]
+    album = build_album(edited, out, copies=copies, seed=seed, singles=spare)
+    return add_cuttings(add_lookalikes(album, spare or edited, seed=seed), cut)
+
+
 def add_lookalikes(album: Album, photos: Sequence[Photo], *, seed: int) -> Album:
     """The album with different photographs that share a caption, frame, sticker or watermark, four at a time.
 
@@ -105,6 +122,23 @@ def add_lookalikes(album: Album, photos: Sequence[Photo], *, seed: int) -> Album
     return album.extended(added)
 
 
+def add_cuttings(album: Album, photos: Sequence[Photo]) -> Album:
+    """The album with the quarters of photographs, each a picture by itself; the photographs must not be in it.
+
+    One gravel, one sky, one wallpaper: alike all over, and none a copy of another.
+    """
+    added = []
+    for photo in photos:
+        pixels = decode(photo.content).pixels
+        middle = tuple(side // 2 for side in pixels.shape[:2])
+        halves = [(slice(None, at), slice(at, None)) for at in middle]
+        for number, (rows, columns) in enumerate(product(*halves)):
+            name = f"{photo.name}-cut-{number}"
+            Image.fromarray(pixels[rows, columns]).save(album.root / f"images/{name}.jpg", "JPEG", quality=90)
+            added.append(AlbumImage(f"images/{name}.jpg", name, "cutting"))
+    return album.extended(added)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m pipelines calibrate`."""
     parser.add_argument("photos", type=Path, help="folder or tar of photographs, none a copy of another")
@@ -121,11 +155,8 @@ def run(args: argparse.Namespace) -> int:
     model = resolve(args.model)
     with tempfile.TemporaryDirectory(prefix="ndd-calibrate-") as scratch:
         photos = sample(args.photos, args.limit, seed=args.seed)
-        taken = {photo.name for photo in photos}
-        more = sample(args.singles, args.limit, seed=args.seed) if args.singles else []
-        singles = [photo for photo in more if photo.name not in taken]
-        album = build_album(photos, Path(scratch) / "album", copies=args.copies, seed=args.seed, singles=singles)
-        album = add_lookalikes(album, singles or photos, seed=args.seed)
+        singles = sample(args.singles, args.limit, seed=args.seed) if args.singles else []
+        album = album_for(photos, singles, Path(scratch) / "album", copies=args.copies, seed=args.seed)
         fitted = calibrate(album, model, work=Path(scratch) / "search")
     if args.json:
         sys.stdout.write(json.dumps(fitted, indent=2, sort_keys=True) + "\n")

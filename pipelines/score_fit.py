@@ -26,13 +26,24 @@ from ndd.errors import InputError, ModelError, UsageError
 from ndd.files import atomic_path
 from ndd.metrics.calibration import expected_calibration_error
 from ndd.model.directory import EVIDENCE
-from ndd.verify.score import DEFAULT_CALIBRATION, VERIFIED_FEATURES, PairEvidence, expand, features
+from ndd.verify.score import (
+    DEFAULT_CALIBRATION,
+    UNVERIFIED_FEATURES,
+    VERIFIED_FEATURES,
+    PairEvidence,
+    expand,
+    features,
+)
 
 __all__ = ["Taught", "fit", "refit", "sections", "taught_by"]
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
 
+_KEPT = [at for at, name in enumerate(VERIFIED_FEATURES) if name != "cosine"]
+_START: Mapping[str, Any] = {name: [DEFAULT_CALIBRATION[name][at] for at in _KEPT] for name in ("features", "weights")}
+"""Where a fit begins. Without the cosine: standing out says the same and compares with strangers, and of two columns that say
+the same a fit makes what the album's noise bids (docs/LOG.md, "what the score was fitted to")."""
 _LEAST = 20
 """Pairs of either kind below which a fit would be a guess."""
 _PULL = 5.0
@@ -73,6 +84,16 @@ class Taught:
         return cls(values=values.astype(np.float64), truth=truth)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Labelled:
+    """Pairs that people labelled, each of which counts as one of `_ALBUM`. values: (L, F); truth: (L,); odds: (L,) log-odds of
+    the prior each was taken under."""
+
+    values: Floats
+    truth: Labels
+    odds: Floats
+
+
 def taught_by(evidence: Sequence[PairEvidence], labels: Sequence[bool]) -> Taught:
     """The verified pairs that a fit learns from: identical and flat ones are rules. labels: True for duplicates."""
     kept = [at for at, e in enumerate(evidence) if e.geometry is not None and not e.identical and not e.flat]
@@ -104,13 +125,13 @@ def fit(
         if number < _LEAST:
             raise InputError(f"fit: {number} {name} pairs, at least {_LEAST} are needed; give more photographs")
     bare = np.array([features(dataclasses.replace(evidence[at], geometry=None)) for at in usable])
-    unverified = _section(DEFAULT_CALIBRATION["unverified"], bare, truth)
+    unverified = _section(DEFAULT_CALIBRATION["unverified"], UNVERIFIED_FEATURES, bare, truth)
     taught = taught_by(evidence, labels)
     if min(int(taught.truth.sum()), int((~taught.truth).sum())) < _LEAST:
         raise InputError(
             f"fit: too few verified pairs of either kind, at least {_LEAST} are needed; give more photographs"
         )
-    verified = _section(DEFAULT_CALIBRATION, taught.values, taught.truth)
+    verified = _section(_START, VERIFIED_FEATURES, taught.values, taught.truth)
     crossed = _cross_fitted(taught, fold[seen])
     return {
         "version": 1,
@@ -134,9 +155,8 @@ def refit(taught: Taught, values: Floats, truth: Labels, prior: Floats) -> dict[
     values: (L, F) features of the labelled pairs; truth: (L,); prior: (L,) share of duplicates among the candidates that each
     was taken from. Without labels the answer is the fit to the album.
     """
-    return _section(
-        DEFAULT_CALIBRATION, taught.values, taught.truth, labels=(values, truth, np.log(prior) - np.log1p(-prior))
-    )
+    labels = _Labelled(values=values, truth=truth, odds=np.log(prior) - np.log1p(-prior))
+    return _section(_START, VERIFIED_FEATURES, taught.values, taught.truth, labels=labels)
 
 
 def sections(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,9 +165,13 @@ def sections(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _section(
-    start: Mapping[str, Any], values: Floats, truth: Labels, labels: tuple[Floats, Labels, Floats] | None = None
+    start: Mapping[str, Any],
+    known: Sequence[str],
+    values: Floats,
+    truth: Labels,
+    labels: _Labelled | None = None,
 ) -> dict[str, Any]:
-    names, weights, bias = _additive(values, truth, start=start, labels=labels)
+    names, weights, bias = _additive(values, truth, known=known, start=start, labels=labels)
     kept = [(n, round(float(w), 4)) for n, w in zip(names, weights, strict=True) if "[" not in n or w >= 5e-5]
     return {"features": [n for n, _ in kept], "weights": [w for _, w in kept], "bias": round(float(bias), 4)}
 
@@ -156,24 +180,26 @@ def _additive(
     values: Floats,
     truth: Labels,
     *,
+    known: Sequence[str],
     start: Mapping[str, Any],
-    labels: tuple[Floats, Labels, Floats] | None = None,
+    labels: _Labelled | None = None,
 ) -> tuple[list[str], Floats, float]:
     """Columns, their weights and the bias. A feature that never varies keeps the weight that `start` gives it.
 
-    labels: values, truth and log-odds of the prior of further pairs, each of which counts as one of `_ALBUM`.
+    known: the names of `values`' columns, of which those in `start` are used.
     """
     names: list[str] = []
     towards: list[float] = []
-    for feature, weight, column in zip(start["features"], start["weights"], values.T, strict=True):
+    for feature, weight in zip(start["features"], start["weights"], strict=True):
+        column = values[:, list(known).index(feature)]
         ramps = [f"{feature}[{low:g}:{high:g}]" for low, high in pairwise(_knots(column, truth))]
         names += ramps or [feature]
         towards += [0.0] * len(ramps) if ramps else [float(weight)]
-    columns = expand(values, start["features"], names)
+    columns = expand(values, known, names)
     weight = np.where(truth, 0.5 / truth.sum(), 0.5 / (~truth).sum())
     pairs = _Pairs(columns=columns, truth=truth, weight=weight, offset=np.zeros(len(truth)), pull=_PULL / len(truth))
-    if labels is not None and len(labels[1]):
-        pairs = pairs.joined(expand(labels[0], start["features"], names), labels[1], labels[2])
+    if labels is not None and len(labels.truth):
+        pairs = pairs.joined(expand(labels.values, known, names), labels.truth, labels.odds)
     return names, *_logistic(pairs, start=np.asarray(towards, np.float64))
 
 
@@ -259,8 +285,8 @@ def _cross_fitted(taught: Taught, fold: npt.NDArray[np.int64]) -> Floats:
         rest = which != number
         if rest.all() or not truth[rest].any() or truth[rest].all():
             continue
-        names, weights, bias = _additive(values[rest], truth[rest], start=DEFAULT_CALIBRATION)
-        columns = expand(values[~rest], DEFAULT_CALIBRATION["features"], names)
+        names, weights, bias = _additive(values[rest], truth[rest], known=VERIFIED_FEATURES, start=_START)
+        columns = expand(values[~rest], VERIFIED_FEATURES, names)
         scores[~rest] = _sigmoid(columns @ weights + bias + shift)
     return scores
 

@@ -23,7 +23,7 @@ from ndd.verify.score import (
     expand,
 )
 from pipelines.album import Photo, build_album, read_album
-from pipelines.calibrate import add_arguments, add_lookalikes, evidence_of
+from pipelines.calibrate import add_arguments, add_cuttings, add_lookalikes, album_for, evidence_of
 from pipelines.score_fit import fit
 
 BUILT_IN = dict(zip(DEFAULT_CALIBRATION["features"], DEFAULT_CALIBRATION["weights"], strict=True))
@@ -72,7 +72,7 @@ def test_features_that_tell_nothing_weigh_little_and_none_weighs_negative() -> N
     pairs, labels = drawn(3000, share=0.5, seed=3)
     fitted = fit(pairs, labels)
     assert min(fitted["weights"]) >= 0.0 and min(fitted["unverified"]["weights"]) >= 0.0
-    assert response(fitted, "agreement", 0.2, 0.8) > 2.0 and response(fitted, "cosine", 0.2, 0.8) > 2.0
+    assert response(fitted, "agreement", 0.2, 0.8) > 2.0 and response(fitted, "standout", 0.2, 0.8) > 2.0
     assert response(fitted, "inliers", 1.5, 4.0) < 0.5
     # What never varies in the album stays as it was.
     assert response(fitted, "inlier_ratio", 0.0, 1.0) == pytest.approx(BUILT_IN["inlier_ratio"], abs=1e-4)
@@ -92,7 +92,7 @@ def test_a_misleading_feature_is_left_out_rather_than_turned_round() -> None:
     pairs, labels = drawn(2000, share=0.5, seed=4)
     # Labels upside down: nearness now speaks against a duplicate.
     fitted = fit(pairs, [not label for label in labels])
-    for feature in ("agreement", "cosine"):
+    for feature in ("agreement", "standout"):
         assert response(fitted, feature, 0.2, 0.8) < 0.05
 
 
@@ -171,3 +171,30 @@ def test_lookalikes_share_what_is_laid_over_them_and_nothing_else(tmp_path: Path
         assert (mask & first[0]).sum() / (mask | first[0]).sum() > 0.6
     other = np.asarray(Image.open(album.root / shared[4].image), np.float64)
     assert other.shape != (240, 320, 3)  # bars above and below: the next four share something else
+
+
+def test_cuttings_are_quarters_that_share_nothing(tmp_path: Path) -> None:
+    ramp = np.arange(120 * 160, dtype=np.uint32).reshape(120, 160)
+    pixels = np.stack([ramp * 255 // ramp.max(), ramp % 160, 200 - ramp // 160], axis=2).astype(np.uint8)
+    photos = [Photo.of_array("kept", pixels), Photo.of_array("cut", pixels[::-1, ::-1].copy())]
+    album = add_cuttings(build_album(photos[:1], tmp_path / "album", copies=1), photos[1:])
+    assert read_album(album.root) == album
+    cuttings = [row for row in album.images if row.note == "cutting"]
+    assert len({row.group for row in cuttings}) == 4 and not {row.group for row in cuttings} & {"cut", "kept"}
+    found = [np.asarray(Image.open(album.root / row.image), np.float64) for row in cuttings]
+    whole = np.block([[[found[0]], [found[1]]], [[found[2]], [found[3]]]])
+    assert np.abs(whole - pixels[::-1, ::-1]).mean() < 4.0
+
+
+@pytest.mark.parametrize("spare", [0, 8])
+def test_a_photograph_that_is_cut_is_in_the_album_in_no_other_form(tmp_path: Path, spare: int) -> None:
+    """A quarter of a picture that is there too would be its copy."""
+    random = np.random.default_rng(0)
+    every = [Photo.of_array(f"p{at}", random.integers(0, 255, (60, 80, 3), np.uint8)) for at in range(16 + spare)]
+    album = album_for(every[:16], every[12:], tmp_path / "album", copies=2, seed=0)
+    cut = {row.group.partition("-cut-")[0] for row in album.images if row.note == "cutting"}
+    others = {row.group for row in album.images if row.note != "cutting"}
+    assert len(cut) == 4 and not cut & others
+    assert cut | others == {photo.name for photo in every}
+    assert any(row.note == "lookalike" for row in album.images)
+    assert sum(row.note == "original" for row in album.images) == (16 if spare else 12)
