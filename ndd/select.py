@@ -41,9 +41,9 @@ new and asked settled ones: 200 labels taught less than 100."""
 _NOVEL = 0.05
 """Least share of a question that the chosen ones do not cover already."""
 _NOISE = 0.3
-"""Variance of an answer given before beside that of its question, 1: a question like it counts a quarter as new."""
+"""Noise of an answer given before, in variances of its question: the same question is .3 / 1.3 as new as it was, a quarter."""
 _REMEMBERED = 1000
-"""Most questions asked before that are looked at."""
+"""Most questions asked before that are looked at. They come by pair_id, a hash, so those left out are left out at random."""
 _DISAGREEMENT = 0.5
 """Weight of |P(duplicate | all evidence) − P(duplicate | descriptor)| beside the entropy, which is 1 at even odds."""
 _POOL = 4000
@@ -97,9 +97,9 @@ def select(
 ) -> list[Choice]:
     """Up to `count` pairs, most urgent first; audit draws lie among the others at random places.
 
-    exclude: pair_ids that are decided or queued; questions like those count as less new. Identical pictures and pairs that come
-    twice are no questions.
-    Fewer than `count` are chosen where all that is left repeats a chosen question. Raises UsageError.
+    exclude: pair_ids that are decided or queued; questions like those count as less new. Identical pictures and pairs that
+    come twice are no questions. Fewer than `count` are chosen where all that is left repeats a chosen question. Raises
+    UsageError.
     """
     if not 0.0 <= audit_share <= 1.0:
         raise UsageError(f"audit share is {audit_share}; give a share in 0…1")
@@ -181,23 +181,43 @@ def _uncertain(candidates: Candidates, rows: Rows, asked: Rows, count: int) -> l
     if count <= 0:
         return []
     before = asked[-_REMEMBERED:]
-    likeness = _likeness(candidates, np.concatenate([rows, before]))
-    novelty, basis = np.ones(len(rows) + len(before)), np.zeros((count + len(before), len(rows) + len(before)))
-    for step, at in enumerate(range(len(rows), len(rows) + len(before))):
+    news = _News(_likeness(candidates, np.concatenate([rows, before])), len(rows) + len(before), len(before) + count)
+    for at in range(len(rows), len(rows) + len(before)):
         # As an observation with noise: an answer settles much of its like, and the score that it taught says how much.
-        basis[step] = (likeness(at) - basis[:step, at] @ basis[:step]) / math.sqrt(novelty[at] + _NOISE)
-        novelty = novelty - basis[step] ** 2
+        news.observe(at, noise=_NOISE)
     chosen: list[int] = []
-    for step in range(len(before), len(before) + count):
-        gain = np.where(novelty[: len(rows)] > _NOVEL, quality**2 * novelty[: len(rows)], 0.0)
+    while len(chosen) < count:
+        left = news.novelty[: len(rows)]
+        gain = np.where(left > _NOVEL, quality**2 * left, 0.0)
         best = int(gain.argmax())
         if gain[best] <= 1e-12:
             break
-        basis[step] = (likeness(best) - basis[:step, best] @ basis[:step]) / math.sqrt(novelty[best])
-        novelty = novelty - basis[step] ** 2
-        novelty[best] = 0.0
+        news.observe(best, noise=0.0)
         chosen.append(int(rows[best]))
     return chosen
+
+
+class _News:
+    """How much of each question those observed leave open: the variance that a Gaussian process keeps, (Q,) in [0, 1].
+
+    An incremental Cholesky factorisation, a row for each observation (Chen et al., eq. 11 to 13).
+    """
+
+    def __init__(self, likeness: Callable[[int], Floats], questions: int, most: int) -> None:
+        self.novelty = np.ones(questions)
+        self._likeness = likeness
+        self._basis = np.zeros((most, questions))
+        self._observed = 0
+
+    def observe(self, at: int, *, noise: float) -> None:
+        """The question at this position has been put; noise: variance of what was learnt."""
+        known = self._basis[: self._observed]
+        row = (self._likeness(at) - known[:, at] @ known) / math.sqrt(self.novelty[at] + noise)
+        self._basis[self._observed] = row
+        self._observed += 1
+        self.novelty = self.novelty - row**2
+        if noise == 0.0:
+            self.novelty[at] = 0.0
 
 
 def _likeness(candidates: Candidates, rows: Rows) -> Callable[[int], Floats]:

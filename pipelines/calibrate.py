@@ -33,16 +33,30 @@ from ndd.types import Match, Relation
 from ndd.verify.geometry import GeometricEvidence
 from ndd.verify.score import PairEvidence, Scorer
 from pipelines.album import Album, AlbumImage, Photo, build_album, read_photos, read_tar
+from pipelines.edits import Pixels
 from pipelines.overlays import caption, meme, screenshot, sticker, watermark
 from pipelines.score_fit import fit, taught_by
 
-__all__ = ["add_arguments", "add_cuttings", "add_lookalikes", "album_for", "calibrate", "evidence_of", "run", "sample"]
+__all__ = [
+    "add_arguments",
+    "add_cuttings",
+    "add_lookalikes",
+    "add_textures",
+    "album_for",
+    "calibrate",
+    "evidence_of",
+    "run",
+    "sample",
+]
 
 _CARD = (320, 240)
 _SHARING = 4
 """Different photographs that share one caption, frame or watermark."""
-_CUT = 4
-"""For each photograph that is cut, so many get edited copies."""
+_CUT = 2
+"""For each photograph that is cut or made into textures, so many get edited copies; four times as many where those are all
+there are."""
+_PATCHES = (24, 36, 52)
+"""Sides of a texture's patches, pixels."""
 
 
 def evidence_of(pair: PairRow | Match) -> PairEvidence:
@@ -88,17 +102,18 @@ def calibrate(album: Album, model: Path, *, work: Path, write: bool = True) -> d
 
 
 def album_for(photos: Sequence[Photo], singles: Sequence[Photo], out: Path, *, copies: int, seed: int) -> Album:
-    """What a score is fitted to: copies of `photos`, and strangers that are like one another in three ways.
+    """What a score is fitted to: copies of `photos`, and strangers that are like one another in several ways.
 
-    singles: photographs without copies; those of a name in `photos` are passed over. Some share what is laid over them, some
-    are cut into quarters; without any, some of `photos` are.
+    singles: photographs without copies; those of a name in `photos` are passed over. They share what is laid over them; some
+    are cut into quarters instead, and some made into textures; without any, some of `photos` are.
     """
     taken = {photo.name for photo in photos}
     edited, spare = list(photos), [photo for photo in singles if photo.name not in taken]
-    source = spare or edited
-    cut = [source.pop() for _ in range(min(len(edited) // _CUT, len(source) // 2))]
+    source, count = (spare, len(edited) // _CUT) if spare else (edited, len(edited) // (4 * _CUT))
+    cut = [source.pop() for _ in range(min(count, len(source) // 2))]
     album = build_album(edited, out, copies=copies, seed=seed, singles=spare)
-    return add_cuttings(add_lookalikes(album, spare or edited, seed=seed), cut)
+    album = add_lookalikes(album, spare or edited, seed=seed)
+    return add_textures(add_cuttings(album, cut[::2]), cut[1::2], seed=seed)
 
 
 def add_lookalikes(album: Album, photos: Sequence[Photo], *, seed: int) -> Album:
@@ -139,23 +154,65 @@ def add_cuttings(album: Album, photos: Sequence[Photo]) -> Album:
     return album.extended(added)
 
 
+def add_textures(album: Album, photos: Sequence[Photo], *, seed: int) -> Album:
+    """The album with four textures of a part of each photograph, none the same; the photographs must not be in it.
+
+    Brick, gravel, print: every detail is found again somewhere, and no place is. The textures are patches laid at random with
+    soft edges, as in image quilting (Efros & Freeman 2001) without its search for the best cut.
+    """
+    added = []
+    for at, photo in enumerate(photos):
+        random = np.random.default_rng([seed, at])
+        pixels = decode(photo.content).pixels
+        height, width = pixels.shape[:2]
+        patch = min(_PATCHES[at % len(_PATCHES)], height // 2, width // 2)
+        side = max(min(height, width) // 2, patch + 1)
+        top, left = random.integers(0, height - side + 1), random.integers(0, width - side + 1)
+        part = pixels[top : top + side, left : left + side]
+        for number in range(_SHARING):
+            name = f"{photo.name}-texture-{number}"
+            Image.fromarray(_texture(part, patch, random)).save(album.root / f"images/{name}.jpg", "JPEG", quality=88)
+            added.append(AlbumImage(f"images/{name}.jpg", name, "texture"))
+    return album.extended(added)
+
+
+def _texture(part: Pixels, patch: int, random: np.random.Generator) -> Pixels:
+    """Patches of (S,S,3) `part`, `patch` pixels wide, three eighths of each over its neighbour's edge."""
+    width, height = _CARD
+    fade = np.minimum(np.minimum(np.arange(patch) + 1, np.arange(patch, 0, -1)) * 4 / patch, 1.0) ** 2
+    mask = np.outer(fade, fade)[..., None].astype(np.float32)
+    whole = np.zeros((height + patch, width + patch, 3), np.float32)
+    weight = np.zeros((height + patch, width + patch, 1), np.float32)
+    step = max(patch * 5 // 8, 1)
+    for y, x in product(range(0, height, step), range(0, width, step)):
+        top, left = random.integers(0, part.shape[0] - patch + 1), random.integers(0, part.shape[1] - patch + 1)
+        whole[y : y + patch, x : x + patch] += mask * part[top : top + patch, left : left + patch]
+        weight[y : y + patch, x : x + patch] += mask
+    mixed = whole[:height, :width] / np.maximum(weight[:height, :width], 1e-6)
+    return np.asarray(np.clip(mixed, 0, 255), np.uint8)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m pipelines calibrate`."""
     parser.add_argument("photos", type=Path, help="folder or tar of photographs, none a copy of another")
     parser.add_argument("--singles", type=Path, help="folder or tar of further photographs that get no edited copies")
     parser.add_argument("--model", help="model directory to calibrate (default: the one `ndd find` would use)")
     parser.add_argument("--copies", type=int, default=4, help="edited copies of each photograph (default 4)")
-    parser.add_argument("--limit", type=int, default=600, help="most photographs taken of either place (default 600)")
+    parser.add_argument("--limit", type=int, default=600, help="most photographs that get copies (default 600)")
+    parser.add_argument("--singles-limit", type=int, default=5000, help="most of --singles (default 5000)")
     parser.add_argument("--seed", type=int, default=1, help="of the sample and the edits (default 1)")
     parser.add_argument("--json", action="store_true", help="print the calibration instead of a summary")
 
 
 def run(args: argparse.Namespace) -> int:
     """Build the album, calibrate, say how well it went; the exit code."""
+    for name in ("limit", "singles_limit"):
+        if getattr(args, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
     model = resolve(args.model)
     with tempfile.TemporaryDirectory(prefix="ndd-calibrate-") as scratch:
         photos = sample(args.photos, args.limit, seed=args.seed)
-        singles = sample(args.singles, args.limit, seed=args.seed) if args.singles else []
+        singles = sample(args.singles, args.singles_limit, seed=args.seed) if args.singles else []
         album = album_for(photos, singles, Path(scratch) / "album", copies=args.copies, seed=args.seed)
         fitted = calibrate(album, model, work=Path(scratch) / "search")
     if args.json:
@@ -167,8 +224,6 @@ def run(args: argparse.Namespace) -> int:
 
 def sample(place: Path, limit: int, *, seed: int) -> list[Photo]:
     """At most so many of a folder's or tar's photographs, drawn by their names: the first ones would often be of one kind."""
-    if limit < 1:
-        raise UsageError(f"--limit must be at least 1, got {limit}")
     found = read_tar(place) if place.suffix == ".tar" else read_photos(place)
     return sorted(found, key=lambda photo: hashlib.sha256(f"{seed} {photo.name}".encode()).digest())[:limit]
 

@@ -23,7 +23,7 @@ from ndd.verify.score import (
     expand,
 )
 from pipelines.album import Photo, build_album, read_album
-from pipelines.calibrate import add_arguments, add_cuttings, add_lookalikes, album_for, evidence_of
+from pipelines.calibrate import add_arguments, add_cuttings, add_lookalikes, add_textures, album_for, evidence_of, run
 from pipelines.score_fit import fit
 
 BUILT_IN = dict(zip(DEFAULT_CALIBRATION["features"], DEFAULT_CALIBRATION["weights"], strict=True))
@@ -154,6 +154,14 @@ def test_the_command_line_knows_where_photographs_come_from() -> None:
     assert (args.photos, args.copies, args.model, args.json) == (Path("photos"), 2, None, False)
 
 
+@pytest.mark.parametrize("option", ["--limit", "--singles-limit"])
+def test_a_limit_that_takes_nothing_is_refused(tmp_path: Path, option: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    with pytest.raises(UsageError, match=f"{option} must be at least 1, got 0"):
+        run(parser.parse_args([str(tmp_path), option, "0"]))
+
+
 def test_lookalikes_share_what_is_laid_over_them_and_nothing_else(tmp_path: Path) -> None:
     greys = [Photo.of_array(f"grey-{level}", np.full((120, 160, 3), level, np.uint8)) for level in range(100, 140, 5)]
     album = add_lookalikes(build_album(greys, tmp_path / "album", copies=1), greys, seed=3)
@@ -186,15 +194,34 @@ def test_cuttings_are_quarters_that_share_nothing(tmp_path: Path) -> None:
     assert np.abs(whole - pixels[::-1, ::-1]).mean() < 4.0
 
 
+def test_textures_have_the_details_of_one_part_and_no_place_in_common(tmp_path: Path) -> None:
+    """As in brick or print: the colours are the same, pixel by pixel nothing is."""
+    greys = [Photo.of_array("kept", np.full((120, 160, 3), 90, np.uint8))]
+    pixels = np.random.default_rng(0).integers(0, 255, (100, 140, 3), np.uint8)
+    album = add_textures(build_album(greys, tmp_path / "album", copies=1), [Photo.of_array("stuff", pixels)], seed=3)
+    assert read_album(album.root) == album
+    textures = [row for row in album.images if row.note == "texture"]
+    assert len({row.group for row in textures}) == 4
+    found = np.stack([np.asarray(Image.open(album.root / row.image), np.float64) for row in textures])
+    assert found.shape == (4, 240, 320, 3)
+    flat = found.reshape(4, -1)
+    assert np.ptp(flat.mean(axis=1)) < 3.0 and flat.std(axis=1).min() > 20.0
+    assert np.abs(np.corrcoef(flat) - np.eye(4)).max() < 0.3
+
+
 @pytest.mark.parametrize("spare", [0, 8])
 def test_a_photograph_that_is_cut_is_in_the_album_in_no_other_form(tmp_path: Path, spare: int) -> None:
     """A quarter of a picture that is there too would be its copy."""
     random = np.random.default_rng(0)
     every = [Photo.of_array(f"p{at}", random.integers(0, 255, (60, 80, 3), np.uint8)) for at in range(16 + spare)]
     album = album_for(every[:16], every[12:], tmp_path / "album", copies=2, seed=0)
-    cut = {row.group.partition("-cut-")[0] for row in album.images if row.note == "cutting"}
-    others = {row.group for row in album.images if row.note != "cutting"}
-    assert len(cut) == 4 and not cut & others
-    assert cut | others == {photo.name for photo in every}
+    cut, textures = (
+        {row.group.rpartition(f"-{mark}-")[0] for row in album.images if row.note == note}
+        for note, mark in (("cutting", "cut"), ("texture", "texture"))
+    )
+    others = {row.group for row in album.images if row.note not in ("cutting", "texture")}
+    assert len(cut) == len(textures) == (2 if spare else 1)
+    assert not cut & textures and not (cut | textures) & others
+    assert cut | textures | others == {photo.name for photo in every}
     assert any(row.note == "lookalike" for row in album.images)
-    assert sum(row.note == "original" for row in album.images) == (16 if spare else 12)
+    assert sum(row.note == "original" for row in album.images) == (16 if spare else 14)
