@@ -114,6 +114,43 @@ def _find(args: argparse.Namespace) -> int:
     return _said(bench_find.table(figures), figures, args.json)
 
 
+def _add_diversity(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    parser.add_argument(
+        "--kinds", type=Path, metavar="DIR", help="a folder for each kind of picture, instead of the data folder"
+    )
+    parser.add_argument("--album", type=Path, help="a folder or tar with groups.csv, instead of the development album")
+    parser.add_argument("--pictures", type=int, default=1000, help="in each training set but the last (1000)")
+    parser.add_argument("--alone", type=int, default=3, help="kinds with a training set of their own (3)")
+    parser.add_argument("--recipe", default="small_no_stn", help="of each training (small_no_stn)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="as of train, beside 8 epochs of 2,048 at 48 pixels",
+    )
+    parser.add_argument("--seeds", type=int, default=2, help="trainings on each set (2)")
+    parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="keeps albums and runs (runs/bench)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file too")
+
+
+def _diversity(args: argparse.Namespace) -> int:
+    """what the variety of training pictures is worth: networks trained on one kind, on several, on all"""
+    from pipelines import bench_diversity
+    from pipelines.accuracy import open_album
+
+    data = data_folder(args.data) if args.album is None or args.kinds is None else None
+    album = open_album(args.album, data, work=args.work, seed=args.seed)
+    kinds = bench_diversity.kinds_of(args.kinds or data_folder(args.data))
+    training = bench_diversity.sets(kinds, pictures=args.pictures, alone=args.alone)
+    options = ["--recipe", args.recipe]
+    for setting in (*bench_diversity.CHEAP, *args.set):
+        options += ["--set", setting]
+    figures = bench_diversity.measure(training, album, work=args.work / "diversity", options=options, seeds=args.seeds)
+    return _said(bench_diversity.table(figures), figures, args.json)
+
+
 def _add_embed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="folder with corpus/reserve.tar ($NDD_DATA, else ../shared/data)")
     parser.add_argument("--folder", type=Path, help="a folder of pictures, instead of enlarged ones of the reserve")
@@ -294,6 +331,7 @@ def _index(args: argparse.Namespace) -> int:
 _BENCHES: Mapping[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "accuracy": (_add_accuracy, _accuracy),
     "album": (_add_album, _album),
+    "diversity": (_add_diversity, _diversity),
     "embed": (_add_embed, _embed),
     "find": (_add_find, _find),
     "index": (_add_index, _index),
