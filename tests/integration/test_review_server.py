@@ -20,9 +20,13 @@ from feedback.standin import REVIEWER, answer_by_truth
 from feedback.status import status
 from feedback.webhook import HEADER, secret_of
 from ndd.candidates import FindRun
+from ndd.home import home
+from ndd.model.directory import shipped
 from ndd.types import Draw, Relation, Verdict
 from pipelines.ports import free_ports
+from tests.integration.review_screen import Shell
 from tests.integration.review_studio import Studio, push_links, tasks_of, wait_until
+from tests.serve.running import running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -305,3 +309,29 @@ def _answers(address: str) -> bool:
         return httpx.post(address, trust_env=False).status_code == 401
     except httpx.HTTPError:
         return False
+
+
+def test_a_pair_that_the_server_saw_is_put_before_a_person_and_the_answer_obeyed(
+    studio: Studio, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import httpx
+
+    shell = Shell(studio, monkeypatch, capsys, home=tmp_path / "home")
+    desk = Desk()
+    always = {"review.rate": 1.0, "review.low": 0.0, "review.high": 0.999999}
+    left, right = album / "cat.png", album / "coffee.png"
+    with running(home().index, shipped(), always) as online, online.client() as client:
+        assert not client.compare(left, right).duplicate
+        wait_until(lambda: len(desk.queue.waiting()) == 1)
+        assert "1 new tasks, 0 were there, 0 pairs cannot be shown" in shell.feedback("push", "--pictures", "upload")
+        (task,) = tasks_of(desk, studio.server()).values()
+        key = {"Authorization": f"Token {studio.known['token']}"}
+        shown = [
+            httpx.get(studio.known["url"] + task["data"][side], headers=key, trust_env=False)
+            for side in ("left", "right", "aligned")
+        ]
+        assert {of.content for of in shown} == {file.read_bytes() for file in desk.previews.iterdir()}
+        studio.answer(task["id"], "duplicate")
+        assert "1 answers" in shell.feedback("pull")
+        wait_until(lambda: client.compare(left, right).duplicate)
+    assert "0 new tasks" in shell.feedback("push", "--pictures", "upload")  # answered: it is not asked again
