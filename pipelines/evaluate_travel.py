@@ -99,13 +99,18 @@ def _album(taken: Sequence[Photo], mix: Mix, place: Path, seed: int) -> Album:
 
 
 def _lowest(scores: Any, labels: Any) -> float:
-    """The lowest threshold with the wanted precision, never below one half; 1 where there is none."""
+    """Where the precision is still the wanted one: half-way from the last pair accepted to the next, never below one half;
+    1 where there is no such place. At a pair's own score the threshold would hang on that one pair."""
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
     ends = np.append(np.flatnonzero(np.diff(ranked) != 0), len(ranked) - 1)
     precision = np.cumsum(labels[order])[ends] / (ends + 1)
     good = ends[(precision >= _WANTED) & (ranked[ends] >= 0.5)]
-    return float(ranked[good[-1]]) if len(good) else 1.0
+    if not len(good):
+        return 1.0
+    last = int(good[-1])
+    below = float(ranked[last + 1]) if last + 1 < len(ranked) else 0.0
+    return max((float(ranked[last]) + below) / 2, 0.5)
 
 
 def _rates(scores: Any, ends: Sequence[tuple[str, ...]], threshold: float, wanted: int) -> dict[str, Any]:
