@@ -178,7 +178,9 @@ def test_an_attack_stays_within_its_bounds_and_does_what_it_is_for() -> None:
 def test_the_lowest_threshold_of_a_precision_by_hand() -> None:
     labels = np.array([True] * 99 + [False] + [True] * 50 + [False] * 3)
     scores = np.array([0.9] * 99 + [0.8] + [0.7] * 50 + [0.6] * 3)
-    assert _lowest(scores, labels) == 0.7
+    assert _lowest(scores, labels) == pytest.approx(0.65)
+    assert _lowest(np.where(scores < 0.7, 0.1, scores), labels) == 0.5
+    assert _lowest(np.array([0.6, 0.55]), np.array([True, True])) == 0.5
     assert _lowest(np.array([0.9]), np.array([False])) == 1.0
 
 
