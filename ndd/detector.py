@@ -39,6 +39,7 @@ from ndd.types import ImageId, Match
 from ndd.verify.score import PairEvidence, Scorer, relation_of
 
 if TYPE_CHECKING:
+    from ndd.index.search import Compare
     from ndd.index.store import IndexStore
 
 __all__ = ["Decoded", "Detector", "Image"]
@@ -184,18 +185,25 @@ class Detector:
         return sorted(found, key=lambda item: (-item[1].score, item[1].distance, item[0]))
 
     def search(
-        self, store: IndexStore, picture: KnownPicture, *, k: int = 10, decisions: DecisionStore | None = None
+        self,
+        store: IndexStore,
+        picture: KnownPicture,
+        *,
+        k: int = 10,
+        decisions: DecisionStore | None = None,
+        compare: Compare | None = None,
     ) -> list[tuple[str, Match]]:
         """At most `k` pictures of a store that may be `picture`, likeliest first, each with its match.
 
         Looked at are the k nearest vectors within the config's max_distance, the k nearest perceptual hashes, pictures with
         the same bytes, and those a person called duplicates. decisions: such a word settles whether a pair is a duplicate,
-        and its place: confirmed first, distinct ones last. Raises DigestMismatch for a store of another model's vectors.
+        and its place: confirmed first, distinct ones last. compare: how the picture is matched with what was found (default:
+        with one after the other). Raises DigestMismatch for a store of another model's vectors.
         """
         from ndd.index.search import search
 
         store.must_be_of(self.model.embedding_digest)
-        return search(store, picture, self.match, config=self.config, k=k, decisions=decisions)
+        return search(store, picture, compare or self._compare, config=self.config, k=k, decisions=decisions)
 
     def explain(self, a: Image, b: Image, *, out: str | os.PathLike[str]) -> Path:
         """Draw what two pictures have in common to the PNG file `out`."""
@@ -212,6 +220,9 @@ class Detector:
             self.match(left, right),
             out,
         )
+
+    def _compare(self, picture: KnownPicture, others: Sequence[KnownPicture]) -> list[Match]:
+        return [self.match(picture, other) for other in others]
 
     def _known(self, picture: Decoded, vector_1D: NDArray[np.float16], hubness: float) -> KnownPicture:
         facts = {**picture.reading.facts, "hubness": hubness}

@@ -2,7 +2,8 @@
 
 The network takes `MICRO_BATCH` pictures at a time whether they are there or not (`ndd.stages.embed`), so eight requests
 cost what one costs. Worker threads take whatever waits, up to that many, as soon as they are free: nobody waits for a
-batch to fill, and while one thread decodes another computes. Matching runs in threads of its own.
+batch to fill, and while one thread decodes another computes. Matching runs in threads of its own; one picture against
+several is shared with threads that have nothing else to do.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import contextlib
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -42,6 +44,9 @@ class Engine:
         self._waiting: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._taking = threading.Lock()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ndd-match")
+        # Apart from the pool, whose threads wait for these: in one pool all might wait for one another.
+        self._helpers = ThreadPoolExecutor(max(threads - 1, 1), thread_name_prefix="ndd-help")
+        self._shares = threads
         self._lookers = [
             threading.Thread(target=self._look_for_ever, name=f"ndd-look-{i}", daemon=True) for i in range(threads)
         ]
@@ -100,6 +105,27 @@ class Engine:
         """What two pictures are to each other."""
         return await self.run(lambda: self.detector.match(a, b))
 
+    def compare(self, picture: KnownPicture, others: Sequence[KnownPicture]) -> list[Match]:
+        """What a picture is to each of several others. For `run`: it blocks."""
+        found: dict[int, Match] = {}
+        left = deque(range(len(others)))
+
+        def work(most: int) -> None:
+            for _ in range(most):
+                try:
+                    at = left.popleft()
+                except IndexError:  # nothing is left
+                    return
+                found[at] = self.detector.match(picture, others[at])
+
+        work(1)  # alone: the picture's own keypoints are found when they are first asked for
+        helping = [self._helpers.submit(work, len(others)) for _ in range(min(self._shares, len(left)) - 1)]
+        work(len(others))
+        for help in helping:
+            if not help.cancel():  # whoever has not begun is not waited for
+                help.result()
+        return [found[at] for at in range(len(others))]
+
     async def run(self, work: Callable[[], T]) -> T:
         """Do something slow beside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
@@ -108,6 +134,7 @@ class Engine:
         for _ in self._lookers:
             self._waiting.put(None)
         self._pool.shutdown(wait=False)
+        self._helpers.shutdown(wait=False)
 
     def _look_for_ever(self) -> None:
         while True:

@@ -30,7 +30,10 @@ _SETTINGS = {
     "RAY_AUTH_MODE": "token",
     # Each of a process's dozens of threads would get a heap of its own, that grows to the largest picture it ever met.
     "MALLOC_ARENA_MAX": "2",
-    "MALLOC_TRIM_THRESHOLD_": str(4 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
+    # Naming one threshold freezes the other at 128 KiB: every picture's arrays would be mapped anew, page by page, and
+    # looking at one took twice as long (docs/LOG.md).
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
 }
 _OBJECT_STORE = 256 * 2**20
 _ATTEMPTS = 3

@@ -14,7 +14,7 @@ from ndd.index.store import IndexStore
 from ndd.known import KnownPicture
 from ndd.types import Match
 from ndd.verify.score import PairEvidence, relation_of
-from serve.engine import digests_of
+from serve.engine import Engine, digests_of
 from serve.errors import ApiError
 from serve.rulings import Rulings
 
@@ -34,10 +34,11 @@ class Hit:
     match: Match
 
 
-def by_picture(detector: Detector, store: IndexStore, known: KnownPicture, *, k: int, rulings: Rulings) -> list[Hit]:
+def by_picture(engine: Engine, store: IndexStore, known: KnownPicture, *, k: int, rulings: Rulings) -> list[Hit]:
     """The `k` likeliest duplicates: those a person confirmed first, near or not, those a person ruled out last."""
     decisions = rulings.store if rulings.concern(known.id) else None  # reading them all costs more than the search
-    return list(_hits(store, detector.search(store, known, k=k, decisions=decisions)))
+    found = engine.detector.search(store, known, k=k, decisions=decisions, compare=engine.compare)
+    return list(_hits(store, found))
 
 
 def _hits(store: IndexStore, found: Sequence[tuple[str, Match]]) -> Iterator[Hit]:

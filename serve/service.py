@@ -99,7 +99,7 @@ class Service:
         with self.models.lease() as engine:
             shelf = self._shelf()
             (known,) = await self._look(engine, {"image": image})
-            work = lambda: by_picture(engine.detector, shelf.read(), known, k=k, rulings=self.rulings)  # noqa: E731
+            work = lambda: by_picture(engine, shelf.read(), known, k=k, rulings=self.rulings)  # noqa: E731
             hits = await self._run(engine, work)
             for hit in hits:
                 self.numbers.score(hit.match.score)

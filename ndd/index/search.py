@@ -15,9 +15,10 @@ from ndd.types import Decision, Match, Relation, pair_id
 if TYPE_CHECKING:
     from ndd.detector import Detector
 
-__all__ = ["answer", "candidates", "search"]
+__all__ = ["Compare", "answer", "candidates", "search"]
 
-Compare = Callable[[KnownPicture, KnownPicture], Match]
+Compare = Callable[[KnownPicture, Sequence[KnownPicture]], Sequence[Match]]
+"""What a picture is to each of several others, in their order."""
 
 _PLACES = {"duplicate": 0, None: 1, "distinct": 2}
 """By what a person said: confirmed ones first, ruled out ones last."""
@@ -36,15 +37,13 @@ def search(
     said: Mapping[str, Decision] = {}
     if decisions is not None:
         said = settle(d for d in decisions.load() if picture.id in (d.left_id, d.right_id))
-    ranked = []
     ids = [*candidates(store, picture, config=config, k=k), *_confirmed(store, picture, said, config.relation)]
-    for id in dict.fromkeys(ids):
-        entry = store.get(id)
-        if entry is None:  # removed since
-            continue
-        other = entry.picture if isinstance(entry.picture, KnownPicture) else KnownPicture.unpack(entry.picture)
+    entries = {id: store.get(id) for id in dict.fromkeys(ids)}
+    others = {id: _known(entry.picture) for id, entry in entries.items() if entry is not None}  # None: removed since
+    ranked = []
+    for (id, other), bare in zip(others.items(), compare(picture, list(others.values())), strict=True):
         word = said.get(pair_id(picture.id, other.id)) if other.id != picture.id else None
-        match = obeyed(compare(picture, other), word, relation=config.relation)
+        match = obeyed(bare, word, relation=config.relation)
         ranked.append((_PLACES[match.evidence.get("decision")], -match.score, match.distance, id, match))
     ranked.sort(key=lambda item: item[:4])
     return [(id, match) for *_, id, match in ranked[: max(k, 0)]]
@@ -59,6 +58,10 @@ def candidates(store: IndexStore, picture: KnownPicture, *, config: FindConfig, 
     if picture.facts["quality"] >= QUALITY:
         found += store.near_hashes(picture.hashes, bits=config.hash_bits, k=k)
     return list(dict.fromkeys(found))
+
+
+def _known(stored: KnownPicture | bytes) -> KnownPicture:
+    return stored if isinstance(stored, KnownPicture) else KnownPicture.unpack(stored)
 
 
 def _confirmed(store: IndexStore, picture: KnownPicture, said: Mapping[str, Decision], loosest: Relation) -> list[str]:
