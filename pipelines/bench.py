@@ -276,7 +276,9 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vectors", type=int, default=100_000, help="vectors of the index that is asked by HTTP (100,000)"
     )
-    parser.add_argument("--only", choices=("vectors", "ingress", "slow"), help="by vector; proxies; slow senders")
+    parser.add_argument(
+        "--only", choices=("vectors", "ingress", "grpc", "slow"), help="by vector; proxies; gRPC; slow senders"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the server")
     parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="keeps albums (runs/bench)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file too")
@@ -285,9 +287,19 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 def _serve(args: argparse.Namespace) -> int:
     """the server beside the bare detector and plain FastAPI, in turns; --soak: ten minutes of mixed work"""
     from ndd.model.directory import resolve
-    from pipelines import bench_serve, bench_serve_ingress, bench_serve_slow, bench_serve_vectors, bench_soak
+    from pipelines import (
+        bench_serve,
+        bench_serve_grpc,
+        bench_serve_ingress,
+        bench_serve_slow,
+        bench_serve_vectors,
+        bench_soak,
+    )
     from pipelines.accuracy import open_album
 
+    if args.only == "grpc":
+        ways = bench_serve_grpc.measure(seconds=args.seconds or 8.0, rounds=args.rounds)
+        return _said(bench_serve_grpc.table(ways), ways, args.json)
     data = data_folder(args.data) if args.album is None else None
     work = bench_serve.workload(open_album(args.album, data, work=args.work, seed=args.seed), seed=args.seed)
     model, settings = resolve(args.model), args.set
