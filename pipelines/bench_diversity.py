@@ -105,9 +105,10 @@ def table(figures: Mapping[str, Any]) -> str:
     """The figures for people."""
     lines = [f"{'trained on':<32}{'pictures':>9}{'mAP':>16}{'µAP':>16}{'R@P90':>16}"]
     for name, of in figures["sets"].items():
-        values = "".join(f"{of[key]['mean']:>8.3f} ± {of[key]['spread']:.3f}" for key in _MEASURED)
+        values = "".join(f"{_said(of[key]):>16}" for key in _MEASURED)
         lines.append(f"{name:<32}{of['pictures']:>9}{values}")
-    lines.append(f"± is the standard deviation over {figures['seeds']} seeds")
+    if figures["seeds"] > 1:
+        lines.append(f"± is the standard deviation over {figures['seeds']} seeds")
     return "\n".join(lines)
 
 
@@ -116,7 +117,11 @@ _MEASURED = ("map", "micro_ap", "recall_at_p90")
 
 def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     values = {key: [float(run[key]) for run in runs] for key in _MEASURED}
-    return {key: {"mean": fmean(v), "spread": stdev(v) if len(v) > 1 else 0.0} for key, v in values.items()}
+    return {key: {"mean": fmean(v), "spread": stdev(v) if len(v) > 1 else None} for key, v in values.items()}
+
+
+def _said(value: Mapping[str, Any]) -> str:
+    return f"{value['mean']:.3f}" + ("" if value["spread"] is None else f" ± {value['spread']:.3f}")
 
 
 def _draw(photo: Photo) -> bytes:
