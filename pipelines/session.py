@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from types import FrameType
 from typing import Any
 
 __all__ = ["default_workers", "ray_session", "share_of_cpu"]
@@ -101,15 +102,37 @@ def _connected(**settings: Any) -> Iterator[None]:
     """`ray.init`; whatever happens from then on, also while it starts, Ray is shut down."""
     import ray
 
-    handler = signal.getsignal(signal.SIGTERM)
     try:
-        _start(settings)
-        # Ray puts a handler of its own in place, which exits at once.
-        signal.signal(signal.SIGTERM, handler)
+        with _signals_later():
+            _start(settings)
         _quiet()
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _signals_later() -> Iterator[None]:
+    """SIGTERM waits until the block has ended.
+
+    Ray puts a handler of its own in place while it starts, which raises SystemExit wherever it is: raised in a finaliser
+    within `logging` it was lost, and left a lock that later stopped everything for ever.
+    """
+    from ray._private import utils
+
+    handler, plain = signal.getsignal(signal.SIGTERM), utils.set_sigterm_handler
+    came: list[FrameType | None] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: came.append(frame))
+    vars(utils)["set_sigterm_handler"] = lambda handler: None
+    try:
+        yield
+    finally:
+        vars(utils)["set_sigterm_handler"] = plain
+        signal.signal(signal.SIGTERM, handler)
+    if came and callable(handler):
+        handler(signal.SIGTERM, came[0])
+    elif came:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _start(settings: Mapping[str, Any]) -> None:

@@ -238,15 +238,20 @@ def test_label_studio_is_killed_during_a_push_and_before_a_pull(
     monkeypatch.setattr("feedback.push._BATCH", 2)
     waiting = {pair.pair_id for pair in desk.queue.waiting()}
 
+    timers: list[threading.Timer] = []
+
     class Deadly(Server):
         def add_tasks(self, project: int, tasks: Any) -> None:
             super().add_tasks(project, tasks)
-            threading.Timer(0.05, studio.kill).start()  # while the next request is on its way
+            if not timers:
+                timers.append(threading.Timer(0.05, studio.kill))  # while the next request is on its way
+                timers[0].start()
 
     with Deadly(studio.known["url"], token=studio.known["token"]) as deadly, pytest.raises(LabelStudioError):
         while True:
             push_links(desk, deadly, found)
             pull(desk, deadly)
+    timers[0].join()
     studio.start()
     server = studio.server()
     push_links(desk, server, found)
