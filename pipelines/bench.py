@@ -291,6 +291,7 @@ def _serve(args: argparse.Namespace) -> int:
         bench_serve,
         bench_serve_grpc,
         bench_serve_ingress,
+        bench_serve_load,
         bench_serve_slow,
         bench_serve_vectors,
         bench_soak,
@@ -299,7 +300,7 @@ def _serve(args: argparse.Namespace) -> int:
 
     if args.only == "grpc":
         ways = bench_serve_grpc.measure(seconds=args.seconds or 8.0, rounds=args.rounds)
-        return _said(bench_serve_grpc.table(ways), ways, args.json)
+        return _said(bench_serve_load.table(ways), ways, args.json)
     data = data_folder(args.data) if args.album is None else None
     work = bench_serve.workload(open_album(args.album, data, work=args.work, seed=args.seed), seed=args.seed)
     model, settings = resolve(args.model), args.set
@@ -309,7 +310,7 @@ def _serve(args: argparse.Namespace) -> int:
     seconds = args.seconds or 8.0
     if args.only == "ingress":
         beside = bench_serve_ingress.measure(work, model=model, seconds=seconds, rounds=args.rounds, settings=settings)
-        return _said(bench_serve_ingress.table(beside), beside, args.json)
+        return _said(bench_serve_load.table(beside), beside, args.json)
     if args.only == "slow":
         slowed = bench_serve_slow.measure(work, model=model, settings=settings)
         return _said(bench_serve_slow.table(slowed), slowed, args.json)

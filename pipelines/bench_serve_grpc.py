@@ -14,14 +14,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from ndd.errors import NddError
-from pipelines.bench_serve_load import Call, Seen, load
+from pipelines.bench_serve_load import Call, Seen, load, together
 from pipelines.ports import free_ports
 
-__all__ = ["add_echo", "inside", "main", "measure", "table"]
+__all__ = ["add_echo", "inside", "main", "measure"]
 
 _METHOD = "/ndd.Echo/Echo"
 _SIZES = {"empty": 0, "two pictures": 120_000}
@@ -45,16 +45,6 @@ def measure(*, seconds: float, rounds: int) -> dict[str, Any]:
                     seen.setdefault(("grpc", what), Seen()).merge(found)
     ways = dict.fromkeys(way for way, _ in seen)
     return {way: {what: of.figures() for (w, what), of in seen.items() if w == way} for way in ways}
-
-
-def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """The figures for people."""
-    lines = [f"{'':<6}{'':<28}{'per s':>9}{'p50 ms':>9}{'p99 ms':>9}  statuses"]
-    for way, measured in figures.items():
-        for what, of in measured.items():
-            numbers = f"{of['rate']:>9.1f}{of['p50']:>9.1f}{of['p99']:>9.1f}"
-            lines.append(f"{way:<6}{what:<28}{numbers}  {of['statuses']}")
-    return "\n".join(lines)
 
 
 def inside() -> list[Any]:
@@ -142,11 +132,7 @@ def _load_grpc(port: int, body: bytes, *, clients: int, seconds: float) -> Seen:
                     seen.latencies.append(took)
                     seen.statuses[status] = seen.statuses.get(status, 0) + 1
 
-    threads = [threading.Thread(target=client) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(client, clients)
     seen.seconds = time.perf_counter() - start
     return seen
 

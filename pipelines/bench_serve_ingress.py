@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.bench_serve import Workload, served
 from pipelines.bench_serve_load import Call, Seen, load
 
-__all__ = ["INGRESSES", "measure", "table"]
+__all__ = ["INGRESSES", "measure"]
 
 INGRESSES: Mapping[str, Mapping[str, str]] = {
     "proxy": {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "1", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1"},
@@ -43,13 +43,3 @@ def measure(
                     of = seen.setdefault((name, what), Seen())
                     of.merge(load(port, calls, clients=clients, seconds=seconds))
     return {name: {what: seen[n, what].figures() for n, what in seen if n == name} for name in ports}
-
-
-def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """The figures for people."""
-    lines = [f"{'':<10}{'':<18}{'per s':>9}{'p50 ms':>9}{'p99 ms':>9}  statuses"]
-    for name, measured in figures.items():
-        for what, of in measured.items():
-            numbers = f"{of['rate']:>9.1f}{of['p50']:>9.1f}{of['p99']:>9.1f}"
-            lines.append(f"{name:<10}{what:<18}{numbers}  {of['statuses']}")
-    return "\n".join(lines)

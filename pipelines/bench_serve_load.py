@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Call", "Seen", "form", "load", "once"]
+__all__ = ["Call", "Seen", "form", "load", "once", "table", "together"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +114,26 @@ def load(
                 check(call, status, body)
         connection.close()
 
+    together(client, clients)
+    seen.seconds = time.perf_counter() - start
+    return seen
+
+
+def together(client: Callable[[], None], clients: int) -> None:
+    """Run so many of them at once, to the end of the last."""
     threads = [threading.Thread(target=client) for _ in range(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    seen.seconds = time.perf_counter() - start
-    return seen
+
+
+def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """For people: what stands in front of the replicas → what was asked → figures, as `Seen.figures` gives them."""
+    name, what = (2 + max(map(len, words)) for words in (figures, {w for of in figures.values() for w in of}))
+    lines = [f"{'':<{name}}{'':<{what}}{'per s':>9}{'p50 ms':>9}{'p99 ms':>9}  statuses"]
+    for way, measured in figures.items():
+        for asked, of in measured.items():
+            numbers = f"{of['rate']:>9.1f}{of['p50']:>9.1f}{of['p99']:>9.1f}"
+            lines.append(f"{way:<{name}}{asked:<{what}}{numbers}  {of['statuses']}")
+    return "\n".join(lines)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.bench_serve_grpc import measure, table
+from pipelines.bench_serve_grpc import measure
+from pipelines.bench_serve_load import table
 
 
 @pytest.mark.slow
