@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from ndd.errors import InputError, UsageError
+from ndd.errors import InputError, SchemaError, UsageError
 from pipelines.accuracy import measure as accuracy
 from pipelines.album import Album, Photo, read_photos, read_tar
 
@@ -44,6 +44,8 @@ def kinds_of(place: Path) -> dict[str, list[Photo]]:
     """Kind → its pictures: the folders of a folder, or the sources that corpus/manifest.csv of a data folder names."""
     manifest = place / "corpus" / "manifest.csv"
     if not manifest.is_file():
+        if not place.is_dir():
+            raise UsageError(f"{place}: there is no such folder; name one with a folder for each kind of picture")
         folders = sorted(path for path in place.iterdir() if path.is_dir())
         if len(folders) < 2:
             raise UsageError(f"{place}: a folder for each kind of picture is wanted, at least two, got {len(folders)}")
@@ -54,12 +56,18 @@ def kinds_of(place: Path) -> dict[str, list[Photo]]:
     found: dict[str, list[Photo]] = {}
     for shard in sorted({row["shard"] for row in rows}):
         for photo in read_tar(manifest.parent / shard):
+            if photo.name not in source:
+                raise SchemaError(f"{manifest}: no row for {photo.name} of {shard}; its source has to be named")
             found.setdefault(source[photo.name], []).append(photo)
     return found
 
 
 def sets(kinds: Kinds, *, pictures: int, alone: int) -> dict[str, list[Photo]]:
     """Name of a training set → its pictures. alone: how many kinds get a set of their own: the smallest that have enough."""
+    if pictures < 2 or alone < 0:
+        raise UsageError(
+            f"--pictures {pictures} --alone {alone}: at least 2 pictures and no fewer than 0 kinds are wanted"
+        )
     enough = sorted((name for name in kinds if len(kinds[name]) >= pictures), key=lambda name: (len(kinds[name]), name))
     if not enough:
         most = max(map(len, kinds.values()))
@@ -78,6 +86,8 @@ def measure(
 
     options: further ones of `python -m pipelines train`. Runs that are there already, below `work`, are not repeated.
     """
+    if seeds < 1:
+        raise UsageError(f"--seeds {seeds}: at least 1")
     found: dict[str, Any] = {}
     for name, photos in training.items():
         folder = work / "pictures" / _digest(photos)

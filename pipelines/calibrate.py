@@ -57,6 +57,8 @@ _CUT = 2
 there are."""
 _PATCHES = (24, 36, 52)
 """Sides of a texture's patches, pixels."""
+_LEAST_SIDE = 2 * min(_PATCHES)
+"""Pixels; smaller photographs are neither cut nor made into textures."""
 
 
 def evidence_of(pair: PairRow | Match) -> PairEvidence:
@@ -145,6 +147,8 @@ def add_cuttings(album: Album, photos: Sequence[Photo]) -> Album:
     added = []
     for photo in photos:
         pixels = decode(photo.content).pixels
+        if min(pixels.shape[:2]) < _LEAST_SIDE:
+            continue
         middle = tuple(side // 2 for side in pixels.shape[:2])
         halves = [(slice(None, at), slice(at, None)) for at in middle]
         for number, (rows, columns) in enumerate(product(*halves)):
@@ -165,6 +169,8 @@ def add_textures(album: Album, photos: Sequence[Photo], *, seed: int) -> Album:
         random = np.random.default_rng([seed, at])
         pixels = decode(photo.content).pixels
         height, width = pixels.shape[:2]
+        if min(height, width) < _LEAST_SIDE:
+            continue
         patch = min(_PATCHES[at % len(_PATCHES)], height // 2, width // 2)
         side = max(min(height, width) // 2, patch + 1)
         top, left = random.integers(0, height - side + 1), random.integers(0, width - side + 1)

@@ -30,9 +30,13 @@ def test_sets_differ_in_kind_and_not_in_number() -> None:
     assert sets(kinds, pictures=7, alone=1) == found
     with pytest.raises(UsageError, match="--pictures 13: no kind has so many, the largest has 12"):
         sets(kinds, pictures=13, alone=1)
+    with pytest.raises(UsageError, match="--pictures 1 --alone 1"):
+        sets(kinds, pictures=1, alone=1)
 
 
 def test_kinds_are_the_folders_of_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nowhere: there is no such folder"):
+        kinds_of(tmp_path / "nowhere")
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "a.png").write_bytes(noise("a", 1)[0].content)
     with pytest.raises(UsageError, match="at least two, got 1"):

@@ -209,6 +209,13 @@ def test_textures_have_the_details_of_one_part_and_no_place_in_common(tmp_path: 
     assert np.abs(np.corrcoef(flat) - np.eye(4)).max() < 0.3
 
 
+def test_photographs_too_small_to_be_cut_are_passed_over(tmp_path: Path) -> None:
+    thin = [Photo.of_array("thin", np.full((1, 160, 3), 90, np.uint8))]
+    greys = [Photo.of_array("kept", np.full((120, 160, 3), 90, np.uint8))]
+    album = build_album(greys, tmp_path / "album", copies=1)
+    assert add_cuttings(album, thin) == album == add_textures(album, thin, seed=0)
+
+
 @pytest.mark.parametrize("spare", [0, 8])
 def test_a_photograph_that_is_cut_is_in_the_album_in_no_other_form(tmp_path: Path, spare: int) -> None:
     """A quarter of a picture that is there too would be its copy."""
