@@ -97,20 +97,39 @@ def _add_find(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, help="model directory (default: as everywhere)")
     parser.add_argument("--verify", choices=("keypoints", "none"), help="as of `ndd find`")
     parser.add_argument("--neighbours", type=int, metavar="K", help="as of `ndd find`")
+    parser.add_argument(
+        "--no-peer",
+        action="store_true",
+        help="ndd alone; otherwise NDD_PEERS has to have fastdup, and data MobileNetV2",
+    )
+    parser.add_argument(
+        "--speed",
+        action="store_true",
+        help="time it, with keypoints and without, and fastdup on enlarged pictures instead",
+    )
+    parser.add_argument("--images", type=int, default=3000, help="of --speed (3000)")
+    parser.add_argument("--rounds", type=int, default=3, help="of --speed: times that each runs, in turns (3)")
     parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="keeps albums (runs/bench)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file too")
 
 
 def _find(args: argparse.Namespace) -> int:
-    """search an album with known truth: what is found and what it costs, from one run"""
-    from pipelines import bench_find
+    """search an album with known truth: what is found and what it costs, from one run, beside other methods"""
+    from pipelines import bench_embed, bench_find, bench_find_others
     from pipelines.accuracy import open_album
 
-    data = data_folder(args.data) if args.album is None else None
+    if args.speed:
+        folder = _enlarged(args)
+        figures = bench_embed.measure(
+            folder, model=args.model, rounds=args.rounds, peer=not args.no_peer, commands=bench_embed.FIND
+        )
+        return _said(bench_embed.table(figures), figures, args.json)
+    data = data_folder(args.data) if args.album is None or not args.no_peer else None
     album = open_album(args.album, data, work=args.work, seed=args.seed)
     given = {"--verify": args.verify, "--neighbours": args.neighbours}
     options = [text for name, value in given.items() if value is not None for text in (name, str(value))]
-    figures = bench_find.measure(album, work=args.work, model=args.model, options=options)
+    others = () if args.no_peer else bench_find_others.OTHERS
+    figures = bench_find.measure(album, work=args.work, model=args.model, options=options, others=others, data=data)
     return _said(bench_find.table(figures), figures, args.json)
 
 
@@ -166,12 +185,17 @@ def _embed(args: argparse.Namespace) -> int:
     """time `ndd embed` and fastdup over the same pictures, start-up and decoding included"""
     from pipelines import bench_embed
 
-    folder = args.folder
-    if folder is None:
-        tar = data_folder(args.data) / "corpus" / "reserve.tar"
-        folder = bench_embed.photographs(tar, args.work / f"photographs-{args.images}", images=args.images)
+    folder = args.folder or _enlarged(args)
     figures = bench_embed.measure(folder, model=args.model, rounds=args.rounds, peer=not args.no_peer)
     return _said(bench_embed.table(figures), figures, args.json)
+
+
+def _enlarged(args: argparse.Namespace) -> Path:
+    """The folder of enlarged pictures of the reserve, written once."""
+    from pipelines import bench_embed
+
+    tar = data_folder(args.data) / "corpus" / "reserve.tar"
+    return bench_embed.photographs(tar, args.work / f"photographs-{args.images}", images=args.images)
 
 
 def _add_stn(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,6 @@
-"""`ndd embed` against fastdup over the same folder: start-up and decoding included, in turns, so that both meet the same load.
+"""`ndd embed` or `ndd find` against fastdup over the same folder, in turns, so that they meet the same load.
+
+Start-up and decoding are included.
 
 Pictures of about 500×375, JPEG: reserve pictures enlarged, since those of the data folder are small. Both run as a user
 runs them, in a process of their own. Wall time and processor time of the whole process tree are reported; on a machine with
@@ -16,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,14 @@ from ndd.model.directory import describe, resolve
 from pipelines import bench_peers
 from pipelines.album import read_tar
 
-__all__ = ["IMAGES", "measure", "photographs", "table"]
+__all__ = ["EMBED", "FIND", "IMAGES", "measure", "photographs", "table", "timed"]
 
 IMAGES, WIDTH, HEIGHT = 3000, 500, 375
-_EMBED = "import sys; from ndd.cli import main; sys.exit(main(sys.argv[1:]))"
+EMBED = {"ndd embed": ("embed", "--out", "v.parquet")}
+FIND = {"ndd find": ("find", "--out", "run"), "without keypoints": ("find", "--out", "run", "--verify", "none")}
+"""Name → arguments of `ndd`, run in a folder of its own, to which the pictures and the model are added."""
+
+_NDD = "import sys; from ndd.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 def photographs(tar: Path, out: Path, *, images: int = IMAGES) -> Path:
@@ -56,20 +63,29 @@ def photographs(tar: Path, out: Path, *, images: int = IMAGES) -> Path:
     return out
 
 
-def measure(folder: Path, *, model: Path | None, rounds: int = 3, peer: bool = True) -> dict[str, Any]:
+def measure(
+    folder: Path,
+    *,
+    model: Path | None,
+    rounds: int = 3,
+    peer: bool = True,
+    commands: Mapping[str, Sequence[str]] = EMBED,
+) -> dict[str, Any]:
     """Seconds of each tool over the pictures of `folder`, `rounds` times in turns. Raises PeerMissing, UsageError."""
     if rounds < 1:
         raise UsageError(f"--rounds must be at least 1, got {rounds}")
     pictures = sorted(folder.iterdir())
     said = describe(resolve(model))
-    tools: dict[str, Callable[[], None]] = {"ndd": lambda: _embed(folder, said.directory)}
+    tools: dict[str, Callable[[], None]] = {
+        name: partial(_ndd, arguments, folder, said.directory) for name, arguments in commands.items()
+    }
     if peer:
         bench_peers.interpreter(wanted="fastdup")
         tools["fastdup"] = lambda: _discard(bench_peers.fastdup(pictures))
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in tools}
     for _ in range(rounds):
         for name, run in tools.items():
-            spent[name].append(_timed(run))
+            spent[name].append(timed(run))
     runtime = "torch, fp32" if said.runtime is None else f"{said.runtime.engine}, {said.runtime.precision}"
     figures: dict[str, Any] = {
         "images": len(pictures),
@@ -81,27 +97,19 @@ def measure(folder: Path, *, model: Path | None, rounds: int = 3, peer: bool = T
         wall, cpu = (float(np.median(column)) for column in zip(*rows, strict=True))
         figures["tools"][name] = {"wall": wall, "cpu": cpu, "rate": len(pictures) / wall, "rounds": rows}
     if peer:
-        ours, theirs = figures["tools"]["ndd"], figures["tools"]["fastdup"]
-        figures["times_as_fast"] = {of: theirs[of] / ours[of] for of in ("wall", "cpu")}
+        theirs = figures["tools"]["fastdup"]
+        figures["times_as_fast"] = {
+            name: {of: theirs[of] / figures["tools"][name][of] for of in ("wall", "cpu")} for name in commands
+        }
     return figures
 
 
-def _embed(folder: Path, model: Path) -> None:
+def _ndd(arguments: Sequence[str], folder: Path, model: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="ndd-bench-") as scratch:
-        command = [
-            sys.executable,
-            "-c",
-            _EMBED,
-            "embed",
-            str(folder),
-            "--out",
-            f"{scratch}/v.parquet",
-            "--model",
-            str(model),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True)
+        command = [sys.executable, "-c", _NDD, *arguments, str(folder.resolve()), "--model", str(model.resolve())]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=scratch)
     if done.returncode != 0:
-        raise NddError(f"ndd embed {folder}: exit code {done.returncode}: {done.stderr.strip()[-300:]}")
+        raise NddError(f"ndd {arguments[0]} {folder}: exit code {done.returncode}: {done.stderr.strip()[-300:]}")
 
 
 def _discard(found: bench_peers.Neighbours) -> None:
@@ -109,7 +117,7 @@ def _discard(found: bench_peers.Neighbours) -> None:
         raise NddError("peer failed: fastdup reported no pair at all; look at its own log")
 
 
-def _timed(run: Callable[[], None]) -> tuple[float, float]:
+def timed(run: Callable[[], None]) -> tuple[float, float]:
     """(wall, processor) seconds, the processes that `run` has started and waited for included."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     run()
@@ -128,9 +136,8 @@ def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
         f"{figures['images']} pictures, {figures['cores']} cores; ndd: {model['backbone']} at {model['image_size']} pixels, "
         f"{model['runtime']}"
     )
-    yield f"{'':<10}{'wall s':>9}{'cpu s':>9}{'images/s':>10}"
+    yield f"{'':<18}{'wall s':>9}{'cpu s':>9}{'images/s':>10}"
     for name, of in figures["tools"].items():
-        yield f"{name:<10}{of['wall']:>9.1f}{of['cpu']:>9.1f}{of['rate']:>10.1f}"
-    if "times_as_fast" in figures:
-        times = figures["times_as_fast"]
-        yield f"ndd is {times['wall']:.1f} times as fast in wall time, {times['cpu']:.1f} times in processor time"
+        yield f"{name:<18}{of['wall']:>9.1f}{of['cpu']:>9.1f}{of['rate']:>10.1f}"
+    for name, times in figures.get("times_as_fast", {}).items():
+        yield f"{name}: {times['wall']:.2f} times as fast in wall time, {times['cpu']:.2f} times in processor time"

@@ -2,7 +2,8 @@
 
 The search is the command a user types, in a process of its own, so that its processor time and memory are counted with
 everything it starts. A pair that the search does not write scores 0: what the candidates miss is lost, as it is for
-the user.
+the user. Other methods rank the same album in the same run. Figures are given as the album has its truth, and with the
+copies that it does not list (`pipelines.album_copies`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from ndd.stages.match import Matcher
 from ndd.tables import GroupRow, PairRow, read_groups, read_pairs
 from pipelines.accuracy import figures_of
 from pipelines.album import ORIGINAL, Album
+from pipelines.album_copies import relabelled
+from pipelines.bench_find_others import beside, check
 
 __all__ = ["NEIGHBOURS", "candidate_recall", "judge", "measure", "table"]
 
@@ -51,12 +54,16 @@ def measure(
     model: Path | None,
     options: Sequence[str] = (),
     neighbours: Sequence[int] = NEIGHBOURS,
+    others: Sequence[str] = (),
+    data: Path | None = None,
 ) -> dict[str, Any]:
     """Search the album once with `ndd find` and give the figures as plain JSON values.
 
     work: folder for the search, which starts afresh and is removed at the end. options: further arguments of `ndd find`.
-    Raises InputError if the search fails.
+    others: of `pipelines.bench_methods`, ranked beside it; data: the data folder, for those that want it. Raises
+    InputError if the search fails, PeerMissing for a tool that is not there.
     """
+    check(others)  # before minutes are spent on the search
     work.mkdir(parents=True, exist_ok=True)
     out = Path(tempfile.mkdtemp(prefix="find-", dir=work))
     try:
@@ -65,6 +72,7 @@ def measure(
         cost = _spend(["find", folder, "--out", str(out), "--floor", "0", "--json", *given, *options])
         run = json.loads((out / "run.json").read_text(encoding="utf-8"))
         count = len(album.images)
+        pairs, groups = read_pairs(out / "pairs.parquet"), read_groups(out / "groups.parquet")
         return {
             "album": {"name": album.root.name, "digest": album.digest(), "images": count},
             "config": run["config"],
@@ -76,7 +84,9 @@ def measure(
                 "seconds": run["seconds"],
                 "candidates": run["candidates"],
             },
-            **judge(album, read_pairs(out / "pairs.parquet"), read_groups(out / "groups.parquet")),
+            **judge(album, pairs, groups),
+            "relabelled": _relabelled(album, pairs, groups),
+            "others": beside(album, others, data=data, work=work),
             "threshold": run["threshold"],
             "prior": run["prior"],
             "neighbours": candidate_recall(album, out, neighbours, FindConfig.from_dict(run["config"])),
@@ -113,6 +123,16 @@ def judge(album: Album, pairs: Sequence[PairRow], groups: Sequence[GroupRow]) ->
         },
         "true_pairs": _fates(album, wanted, pairs, {path: group for group, held in members.items() for path in held}),
     }
+
+
+def _relabelled(album: Album, pairs: Sequence[PairRow], groups: Sequence[GroupRow]) -> dict[str, Any] | None:
+    """The figures with the copies that the album does not list; None where it holds none of them."""
+    corrected = relabelled(album)
+    if corrected is album:
+        return None
+    found = judge(corrected, pairs, groups)
+    more = len(_pairs_of(_truth(corrected))) - len(_pairs_of(_truth(album)))
+    return {"pairs": more, **{name: found[name] for name in ("ranking", "accepted", "grouped")}}
 
 
 def candidate_recall(album: Album, out: Path, neighbours: Sequence[int], config: FindConfig) -> dict[str, Any]:
@@ -225,12 +245,15 @@ def table(figures: Mapping[str, Any]) -> str:
 
 def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
     ranking, cost = figures["ranking"], figures["cost"]
-    recalls = ", ".join(f"R@P{100 * float(p):g} {point['recall']:.3f}" for p, point in ranking["recall"].items())
     yield f"{figures['album']['name']}: {figures['album']['images']} pictures"
-    yield f"mAP {ranking['map']:.3f}, µAP {ranking['micro_ap']:.3f}, {recalls}"
+    yield _quality(ranking)
     for name in ("accepted", "grouped"):
-        of = figures[name]
-        yield f"{name}: precision {of['precision']:.3f} ({of['false']} false pairs), recall {of['recall']:.3f}"
+        yield f"{name}: {_rate(figures[name])}"
+    corrected = figures["relabelled"]
+    if corrected is not None:
+        yield f"with {corrected['pairs']} pairs called copies that the album calls strangers:"
+        yield f"  {_quality(corrected['ranking'])}"
+        yield f"  accepted: {_rate(corrected['accepted'])}; grouped: {_rate(corrected['grouped'])}"
     found = figures["candidates"]
     yield (
         f"candidates: {found['pairs']} pairs, recall {found['recall']:.4f}, "
@@ -242,8 +265,22 @@ def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
         f"cost: {cost['cpu_seconds']} CPU-seconds ({cost['images_per_cpu_second']} pictures each), "
         f"{cost['wall_seconds']} s, peak {cost['peak_mib']} MiB"
     )
+    for name, of in figures["others"].items():
+        took = f"; {of['cpu_seconds']} CPU-seconds, {of['wall_seconds']} s" if "cpu_seconds" in of else ""
+        yield f"{name}: {_quality(of['ranking'])}{took}"
+        if corrected is not None:
+            yield f"  those pairs called copies: {_quality(of['relabelled'])}"
     yield f"{'true pairs':<14}" + "".join(f"{fate:>17}" for fate in _LOST) + f"{'R@P99':>9}"
     for name, of in figures["true_pairs"].items():
         recall = ranking["recall"] if name == "all" else ranking["families"][name]["recall"]
         at = recall["0.99"]["recall"] if name == "all" else recall["0.99"]
         yield f"{name:<14}" + "".join(f"{of[fate]:>17}" for fate in _LOST) + f"{at:>9.3f}"
+
+
+def _quality(ranking: Mapping[str, Any]) -> str:
+    recalls = ", ".join(f"R@P{100 * float(p):g} {point['recall']:.3f}" for p, point in ranking["recall"].items())
+    return f"mAP {ranking['map']:.3f}, µAP {ranking['micro_ap']:.3f}, {recalls}"
+
+
+def _rate(of: Mapping[str, Any]) -> str:
+    return f"precision {of['precision']:.3f} ({of['false']} false pairs), recall {of['recall']:.3f}"

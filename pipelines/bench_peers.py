@@ -21,9 +21,20 @@ from numpy.typing import NDArray
 from ndd.errors import NddError
 from ndd.metrics.retrieval import ScoreRows
 
-__all__ = ["NEIGHBOURS", "PEERS", "THRESHOLD", "Neighbours", "fastdup", "interpreter", "neighbour_rows", "peer_hashes"]
+__all__ = [
+    "FASTDUP",
+    "NEIGHBOURS",
+    "PEERS",
+    "THRESHOLD",
+    "Neighbours",
+    "fastdup",
+    "interpreter",
+    "neighbour_rows",
+    "peer_hashes",
+]
 
-PEERS = ("fastdup", "imagehash", "imagededup")
+FASTDUP = "fastdup"
+PEERS = (FASTDUP, "imagehash", "imagededup")
 NEIGHBOURS, THRESHOLD = 10, 0.5
 """fastdup: nearest neighbours asked for, and the least similarity it reports."""
 

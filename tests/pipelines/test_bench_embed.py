@@ -58,8 +58,8 @@ def test_the_bench_from_outside(data: Path, tmp_path: Path, capsys: pytest.Captu
     assert bench.run(arguments) == 0
     got = json.loads((tmp_path / "out.json").read_text())
     assert got["images"] == 3 and got["model"]["runtime"] == "torch, fp32"
-    assert got["tools"]["ndd"]["cpu"] > 0.1, "the processor time of the started process is counted"
-    assert got["tools"]["ndd"]["rate"] == pytest.approx(3 / got["tools"]["ndd"]["wall"])
+    assert got["tools"]["ndd embed"]["cpu"] > 0.1, "the processor time of the started process is counted"
+    assert got["tools"]["ndd embed"]["rate"] == pytest.approx(3 / got["tools"]["ndd embed"]["wall"])
     assert "64 pixels" in capsys.readouterr().out
 
 

@@ -11,9 +11,12 @@ import pytest
 from ndd.errors import InputError
 from ndd.tables import GroupRow, PairRow
 from ndd.types import Relation
-from pipelines import bench
+from pipelines import accuracy, bench
 from pipelines.album import Album, AlbumImage, Photo, build_album
+from pipelines.album_copies import UNLISTED, relabelled
 from pipelines.bench_find import judge, measure, table
+from pipelines.bench_find_others import beside
+from pipelines.cli import main
 from tests.samples import photographs, small_model
 
 
@@ -83,6 +86,7 @@ def test_one_search_gives_its_accuracy_and_its_cost(album: Album, tmp_path: Path
     command = argparse.ArgumentParser()
     bench.add_arguments(command)
     given = ["--album", album.root, "--model", model, "--work", tmp_path / "work", "--json", tmp_path / "out.json"]
+    given.append("--no-peer")
     assert bench.run(command.parse_args(["find", *map(str, given)])) == 0
     got = json.loads((tmp_path / "out.json").read_text())
     assert got["album"]["digest"] == album.digest()
@@ -98,3 +102,30 @@ def test_one_search_gives_its_accuracy_and_its_cost(album: Album, tmp_path: Path
 def test_a_search_that_fails_says_why(album: Album, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"exit code 1: ndd: .*no-model"):
         measure(album, work=tmp_path, model=tmp_path / "no-model")
+
+
+def test_other_methods_rank_the_same_album(album: Album, tmp_path: Path) -> None:
+    got = beside(album, ["pdq"], data=None, work=tmp_path)
+    alone = accuracy.measure(album, methods=["pdq"], model=None, data=None, work=tmp_path)["methods"]["pdq"]
+    assert got == {"pdq": {"ranking": alone, "relabelled": alone}}, "no picture of this album is on the list of copies"
+
+
+def test_copies_that_an_album_does_not_list_are_told_apart(tmp_path: Path) -> None:
+    """Two strangers by the album's truth, copies by the list: one false pair in the first figures, none in the second."""
+    left, right = next(iter(UNLISTED))
+    images = [AlbumImage(f"images/{name}.webp", name, "single") for name in (left, right)]
+    images += [AlbumImage("images/a.webp", "a", "original"), AlbumImage("images/b.webp", "a", "crop")]
+    album = Album(tmp_path, tuple(images))
+    pairs = [row(f"{left}.webp", f"{right}.webp", 0.99), row("a.webp", "b.webp", 0.9)]
+    assert judge(album, pairs, [])["accepted"] == {"precision": 0.5, "recall": 1.0, "false": 1}
+    assert judge(relabelled(album), pairs, [])["accepted"] == {"precision": 1.0, "recall": 1.0, "false": 0}
+
+
+def test_a_peer_that_is_missing_is_told_before_the_search(
+    album: Album, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("NDD_PEERS", raising=False)
+    given = ["bench", "find", "--album", album.root, "--data", tmp_path, "--work", tmp_path / "work"]
+    assert main([str(g) for g in given]) == 1
+    assert "peer missing: fastdup" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
