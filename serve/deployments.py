@@ -21,12 +21,14 @@ class Server:
     def __init__(self, settings: Mapping[str, Any], keys: tuple[Key, ...]) -> None:
         from ray import serve
 
+        from serve.heap import keep_trimmed
         from serve.logs import log_as_json
         from serve.loopback import keep_inside
         from serve.service import Service
 
         log_as_json()
         keep_inside()
+        keep_trimmed()
         self._settings = Settings.from_dict(settings)
         self._keys = keys
         replica = serve.get_replica_context().replica_id.unique_id

@@ -1,4 +1,4 @@
-"""What runs inside Ray's HTTP proxy: a deadline for requests whose head never ends.
+"""What runs inside Ray's HTTP proxy: a deadline for requests whose head never ends, and memory that goes back.
 
 Ray Serve starts its proxy with uvicorn, which waits for ever for the rest of a request's head; neither has a setting
 against that. Ray calls `prepare` there (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH), before uvicorn looks up its
@@ -12,6 +12,8 @@ from typing import Any
 
 from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from serve.heap import keep_trimmed
 
 __all__ = ["HEAD_SECONDS", "DeadlineProtocol", "prepare"]
 
@@ -65,4 +67,5 @@ class DeadlineProtocol(_Base):  # type: ignore[misc]
 def prepare() -> list[Any]:
     """Called by Ray in each process that accepts HTTP; returns no middleware."""
     HTTP_PROTOCOLS["auto"] = "serve.proxy:DeadlineProtocol"
+    keep_trimmed()
     return []
