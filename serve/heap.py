@@ -8,6 +8,7 @@ minutes apart (docs/LOG.md). Trimmed now and then, it is what is in use and a li
 from __future__ import annotations
 
 import ctypes
+import gc
 import threading
 from collections.abc import Callable
 
@@ -36,6 +37,7 @@ def keep_trimmed(seconds: float = _EVERY_SECONDS) -> None:
 
     def run() -> None:
         while not _ended.wait(seconds):
+            gc.collect()  # what refers to itself holds decoded pictures until Python looks, which it does ever more rarely
             trim()  # without Python's lock; a heap is locked only while its own free pages are given back
 
     threading.Thread(target=run, name="ndd-trim", daemon=True).start()
