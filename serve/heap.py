@@ -30,7 +30,7 @@ def trimmer() -> Callable[[], bool] | None:
 
 
 def keep_trimmed(seconds: float = _EVERY_SECONDS) -> None:
-    """Trim every so many seconds for as long as the process lives; called again, it does nothing."""
+    """Collect garbage and trim every so many seconds while the process lives; called again, it does nothing."""
     trim = trimmer()
     if trim is None or not _started.acquire(blocking=False):
         return
