@@ -119,6 +119,9 @@ def _find(args: argparse.Namespace) -> int:
     from pipelines.accuracy import open_album
 
     if args.speed:
+        alone = {"--album": args.album, "--verify": args.verify, "--neighbours": args.neighbours}
+        if given := [name for name, value in alone.items() if value is not None]:
+            raise UsageError(f"--speed times its own pictures both ways; leave {', '.join(given)} out")
         folder = _enlarged(args)
         figures = bench_embed.measure(
             folder, model=args.model, rounds=args.rounds, peer=not args.no_peer, commands=bench_embed.FIND
@@ -126,8 +129,8 @@ def _find(args: argparse.Namespace) -> int:
         return _said(bench_embed.table(figures), figures, args.json)
     data = data_folder(args.data) if args.album is None or not args.no_peer else None
     album = open_album(args.album, data, work=args.work, seed=args.seed)
-    given = {"--verify": args.verify, "--neighbours": args.neighbours}
-    options = [text for name, value in given.items() if value is not None for text in (name, str(value))]
+    chosen = {"--verify": args.verify, "--neighbours": args.neighbours}
+    options = [text for name, value in chosen.items() if value is not None for text in (name, str(value))]
     others = () if args.no_peer else bench_find_others.OTHERS
     figures = bench_find.measure(album, work=args.work, model=args.model, options=options, others=others, data=data)
     return _said(bench_find.table(figures), figures, args.json)

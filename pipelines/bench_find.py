@@ -32,10 +32,11 @@ from ndd.metrics.retrieval import evaluate_groups, rows_of_pairs
 from ndd.runs import PRIVATE
 from ndd.stages.match import Matcher
 from ndd.tables import GroupRow, PairRow, read_groups, read_pairs
+from pipelines import bench_peers
 from pipelines.accuracy import figures_of
 from pipelines.album import ORIGINAL, Album
 from pipelines.album_copies import relabelled
-from pipelines.bench_find_others import beside, check
+from pipelines.bench_find_others import beside
 
 __all__ = ["NEIGHBOURS", "candidate_recall", "judge", "measure", "table"]
 
@@ -63,7 +64,7 @@ def measure(
     others: of `pipelines.bench_methods`, ranked beside it; data: the data folder, for those that want it. Raises
     InputError if the search fails, PeerMissing for a tool that is not there.
     """
-    check(others)  # before minutes are spent on the search
+    bench_peers.check(others)
     work.mkdir(parents=True, exist_ok=True)
     out = Path(tempfile.mkdtemp(prefix="find-", dir=work))
     try:

@@ -12,21 +12,12 @@ from pipelines.accuracy import figures_of
 from pipelines.album import Album
 from pipelines.album_copies import relabelled
 from pipelines.bench_embed import timed
-from pipelines.bench_methods import check_methods, rankings
+from pipelines.bench_methods import rankings
 
-__all__ = ["OTHERS", "beside", "check"]
+__all__ = ["OTHERS", "beside"]
 
 OTHERS = ("pdq", "phash", "mobilenetv2", "fastdup")
 """Unless others are named."""
-
-
-def check(others: Sequence[str]) -> None:
-    """Raise UsageError for a method that is not known, PeerMissing for a tool that is not there."""
-    if others:
-        check_methods(others)
-    for tool in bench_peers.PEERS:
-        if tool in others:
-            bench_peers.interpreter(wanted=tool)
 
 
 def beside(album: Album, others: Sequence[str], *, data: Path | None, work: Path) -> dict[str, Any]:

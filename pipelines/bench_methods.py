@@ -76,9 +76,7 @@ def rankings(
     album: Album, methods: Sequence[str], *, model: Path | None, data: Path | None, work: Path
 ) -> Iterator[tuple[str, Ranking]]:
     """(name, ranking) of each method in turn. Raises UsageError, and PeerMissing for a tool that is not there."""
-    for name in methods:
-        if name in PEERS:
-            bench_peers.interpreter(wanted=name)  # before an hour is spent on the others
+    bench_peers.check(methods)
     makers: dict[str, Callable[[], Ranking]] = {
         "ndd": lambda: _ndd(album, model),
         "mobilenetv2": lambda: _mobilenetv2(album, data, work),

@@ -27,6 +27,7 @@ __all__ = [
     "PEERS",
     "THRESHOLD",
     "Neighbours",
+    "check",
     "fastdup",
     "interpreter",
     "neighbour_rows",
@@ -77,6 +78,13 @@ class Neighbours:
 
 class PeerMissing(NddError):
     """A tool to be compared with was asked for and is not there."""
+
+
+def check(methods: Sequence[str]) -> None:
+    """Raise PeerMissing for a tool among `methods` that is not there, before an hour is spent on the others."""
+    for name in methods:
+        if name in PEERS:
+            interpreter(wanted=name)
 
 
 def interpreter(*, wanted: str) -> Path:

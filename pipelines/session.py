@@ -120,14 +120,16 @@ def _signals_later() -> Iterator[None]:
     """
     from ray._private import utils
 
-    handler, plain = signal.getsignal(signal.SIGTERM), utils.set_sigterm_handler
+    handler, plain = signal.getsignal(signal.SIGTERM), getattr(utils, "set_sigterm_handler", None)
     came: list[FrameType | None] = []
     signal.signal(signal.SIGTERM, lambda number, frame: came.append(frame))
-    vars(utils)["set_sigterm_handler"] = lambda handler: None
+    if plain is not None:
+        vars(utils)["set_sigterm_handler"] = lambda handler: None
     try:
         yield
     finally:
-        vars(utils)["set_sigterm_handler"] = plain
+        if plain is not None:
+            vars(utils)["set_sigterm_handler"] = plain
         signal.signal(signal.SIGTERM, handler)
     if came and callable(handler):
         handler(signal.SIGTERM, came[0])

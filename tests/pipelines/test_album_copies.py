@@ -13,7 +13,7 @@ def album(*rows: tuple[str, str]) -> Album:
 
 
 def test_pairs_join_the_groups_of_their_pictures() -> None:
-    """a–b and c–b make one group of three groups, d and the copy of a with them; e stays alone."""
+    """a–b and c–b make one group of three, the copy of a with them; e stays alone."""
     given = album(("a.webp", "a"), ("a-1-crop.jpg", "a"), ("b.jpg", "b"), ("c.png", "c"), ("e.png", "e"))
     got = relabelled(given, {("a", "b"): "", ("c", "b"): "", ("e", "not there"): "", ("b", "a"): "again"})
     assert {row.image: row.group for row in got.images} == {

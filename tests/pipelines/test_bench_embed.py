@@ -63,6 +63,20 @@ def test_the_bench_from_outside(data: Path, tmp_path: Path, capsys: pytest.Captu
     assert "64 pixels" in capsys.readouterr().out
 
 
+def test_the_search_is_timed_with_and_without_keypoints(data: Path, tmp_path: Path) -> None:
+    model = small_model(tmp_path / "model")
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    given = ["find", "--speed", "--data", data, "--model", model, "--images", 3, "--rounds", 1, "--no-peer"]
+    given += ["--work", tmp_path / "work", "--json", tmp_path / "out.json"]
+    assert bench.run(parser.parse_args([str(g) for g in given])) == 0
+    got = json.loads((tmp_path / "out.json").read_text())
+    assert list(got["tools"]) == ["ndd find", "without keypoints"]
+    assert all(of["cpu"] > 0.1 for of in got["tools"].values())
+    with pytest.raises(UsageError, match="leave --verify out"):
+        bench.run(parser.parse_args([str(g) for g in [*given, "--verify", "none"]]))
+
+
 def test_a_tool_that_fails_is_no_figure(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
