@@ -1,7 +1,8 @@
 """One search, from folders to groups: the order of the steps, whoever runs them.
 
-scan → embed → keypoints → votes → match → collect → verify → complete → verify → conclude. Every step's result lies on
-disk, so a search that was stopped goes on where it was, and the process that leads it holds counts only.
+scan → embed → votes → match → glance → collect → keypoints → verify → complete → keypoints → verify → conclude. Every
+step's result lies on disk, so a search that was stopped goes on where it was, and the process that leads it holds counts
+only.
 """
 
 from __future__ import annotations
@@ -38,12 +39,15 @@ from ndd.stages.work import (
     Batch,
     Counts,
     EmbedWork,
+    GlanceWork,
     KeypointWork,
     MatchWork,
     SearchTask,
     VerifyWork,
+    VoterWork,
     collect,
     count_votes,
+    gather,
 )
 from ndd.tables import write_failures
 from ndd.types import Failure
@@ -217,17 +221,21 @@ class _Search:
         readable = reused + _good(embedded)
         if not readable:
             self._give_up()
-        if self.request.config.verify == "keypoints":
-            self._map("keypoints", KeypointWork, _numbers("row", range(readable)))
+        if self.task.keyed:
+            if reused:  # the others have been looked at while they were embedded
+                self._map("voters", VoterWork, _numbers("row", range(readable)))
             self._call("votes", count_votes)
         matched = self._map("match", MatchWork, _numbers("row", range(readable)))
+        if self.task.keyed:
+            proposed = self._call("gather", gather)
+            self._map("glance", GlanceWork, _numbers("pair", range(proposed["pairs"])))
         collected = self._call("collect", collect)
-        verified = self._map("verify", VerifyWork, _numbers("pair", range(collected["pending"])))
+        verified = self._verify(collected)
         completed = collected
         for _ in range(ROUNDS):
             before, completed = completed, self._call("complete", complete)
             if completed["pending"]:
-                verified.join(self._map("verify", VerifyWork, _numbers("pair", range(completed["pending"]))))
+                verified.join(self._verify(completed))
             if completed["pairs"] == before["pairs"]:
                 break
         facts = {**self._facts(), "embedded": _good(embedded), "reused": reused, "seconds": dict(self.seconds)}
@@ -261,6 +269,11 @@ class _Search:
         block = self.request.block or block_size(len(manifest))
         with self._timed("embed"):
             return self.runner.map(EmbedWork, self.task, pending, block=block), len(done)
+
+    def _verify(self, counts: Counts) -> Tally:
+        """Verify the pending pairs that `counts` tells of."""
+        self._map("keypoints", KeypointWork, _numbers("wanted", range(counts["wanted"])))
+        return self._map("verify", VerifyWork, _numbers("pair", range(counts["pending"])))
 
     def _map(self, name: str, work: Callable[[SearchTask], Work], items: Any) -> Tally:
         with self._timed(name):
@@ -301,7 +314,7 @@ class _Search:
             for directory in private.glob(kind):
                 if directory.name not in (self.task.pictures, self.task.evidence):
                     shutil.rmtree(directory)
-        for store in (self.task.proposal_store(), self.task.failure_store()):
+        for store in (self.task.proposal_store(), self.task.seen_store(), self.task.failure_store()):
             shutil.rmtree(store.directory, ignore_errors=True)
         for store in (self.task.picture_store(), self.task.evidence_store()):
             for leftover in store.directory.glob(TEMPORARY):

@@ -22,14 +22,15 @@ import numpy.typing as npt
 
 from ndd.images import Pixels, to_square
 
-__all__ = ["DIHEDRAL", "dihedral_hashes", "hamming", "pdq"]
+__all__ = ["DIHEDRAL", "HASHED_SIDE", "dihedral_hashes", "hamming", "pdq"]
 
 DIHEDRAL = ("identity", "rot90", "rot180", "rot270", "flipud", "fliplr", "transpose", "transverse")
 """Row i of the dihedral hashes of x is row 0 of the hashes of the i-th form of x. In numpy's words, turns being
 counter-clockwise: x, rot90(x), rot90(x, 2), rot90(x, 3), x[::-1] (upside down), x[:, ::-1] (mirrored), x transposed
 (mirrored along the main diagonal), rot90(x, 2) transposed (along the other)."""
 
-_SIDE = 64
+HASHED_SIDE = 64
+"""Side of the square that is hashed, pixels."""
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _ODD = np.where(np.arange(16) % 2 == 0, -1.0, 1.0).astype(np.float32)
 """Factor of a coefficient when its axis is reversed. Coefficient k has frequency k + 1: odd frequencies change sign."""
@@ -38,11 +39,12 @@ _ODD = np.where(np.arange(16) % 2 == 0, -1.0, 1.0).astype(np.float32)
 def pdq(pixels: Pixels) -> tuple[npt.NDArray[np.uint8], int]:
     """Hashes of the eight dihedral forms, and PDQ's quality.
 
-    pixels: (H, W, 3) uint8 RGB. Returns (8, 32) uint8, 256 bits each, most significant first, in the order `DIHEDRAL`
+    pixels: (H, W, 3) uint8 RGB; its square of HASHED_SIDE gives the same. Returns (8, 32) uint8, 256 bits each, most
+    significant first, in the order `DIHEDRAL`
     (packed as in PDQ's hexadecimal text); and the quality in [0, 100], a measure of gradients: 0 for a flat picture,
     whose hash says nothing.
     """
-    luma = to_square(pixels, _SIDE).astype(np.float32) @ _LUMA
+    luma = to_square(pixels, HASHED_SIDE).astype(np.float32) @ _LUMA
     # In double precision: a turned copy must not lose a bit near the median to rounding.
     dct = cv2.dct(luma.astype(np.float64))[1:17, 1:17].astype(np.float32)
     flat = _forms(dct).reshape(8, 256)

@@ -117,12 +117,14 @@ def _read_exactly(descriptor: int, size: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def decode(content: bytes, *, limits: DecodeLimits | None = None, min_side: int | None = None) -> Picture:
+def decode(
+    content: bytes, *, limits: DecodeLimits | None = None, min_side: int | None = None, min_longer: int = 1
+) -> Picture:
     """Decode a picture.
 
     content: a whole file. min_side: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, much faster, as long as its
-    shorter side keeps at least this many pixels; other formats ignore it. Raises DecodeError: stage `header` (too many
-    bytes or pixels, not a known format, cut short), stage `decode` (damaged).
+    shorter side keeps at least this many pixels, and its longer one `min_longer`; other formats ignore both. Raises
+    DecodeError: stage `header` (too many bytes or pixels, not a known format, cut short), stage `decode` (damaged).
     """
     limits = limits or DecodeLimits()
     if len(content) > limits.max_bytes:
@@ -136,7 +138,8 @@ def decode(content: bytes, *, limits: DecodeLimits | None = None, min_side: int 
     size = image.size
     with _failures_named(found.format, "decode"):
         if min_side is not None and found.format == "JPEG":
-            image.draft(None, (max(1, min_side), max(1, min_side)))
+            shorter, longer = max(1, min_side), max(1, min_side, min_longer)
+            image.draft(None, (longer, shorter) if image.width >= image.height else (shorter, longer))
         image.load()
         image = to_srgb(image, found.icc or image.info.get("icc_profile"))
         pixels, alpha = to_rgb(image, bits=found.bits)

@@ -68,7 +68,7 @@ def embed_sources(
     target = Path(os.path.abspath(out))
     made_by = {"code": code_version(), "model": said.embedding_digest}
     task = SearchTask(
-        config=FindConfig(),
+        config=FindConfig(verify="none"),
         model=str(said.directory.absolute()),
         embedding_digest=said.embedding_digest,
         dim=said.config.dim,

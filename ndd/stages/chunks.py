@@ -17,7 +17,7 @@ from ndd.errors import SchemaError
 from ndd.files import make_directory
 from ndd.parquet import column, read_table, write_table
 
-__all__ = ["EVIDENCE", "FAILED", "MANIFEST", "PROPOSALS", "ChunkStore", "pictures_schema"]
+__all__ = ["EVIDENCE", "FAILED", "MANIFEST", "PAIRS", "PROPOSALS", "ROWS", "ChunkStore", "pictures_schema"]
 
 MANIFEST = pa.schema(
     [
@@ -30,8 +30,14 @@ MANIFEST = pa.schema(
 )
 """The pictures of a search, sorted by path. side: 0, or 1 for those given by `--against`."""
 
-PROPOSALS = pa.schema([("left", pa.int64()), ("right", pa.int64())])
+PAIRS = pa.schema([("left", pa.int64()), ("right", pa.int64())])
 """Pairs, as row numbers in the album, left < right."""
+
+PROPOSALS = pa.schema([*PAIRS, ("sure", pa.bool_())])
+"""Pairs that were proposed. sure: worth a look whatever a glance would say."""
+
+ROWS = pa.schema([("row", pa.int64())])
+"""Pictures, as row numbers in the album."""
 
 FAILED = pa.schema([("path", pa.string()), ("stage", pa.string()), ("reason", pa.string())])
 """Pictures that could not be read, as `ndd.types.Failure`."""

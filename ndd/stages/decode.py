@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 
 from ndd.config import DecodeLimits
 from ndd.errors import DecodeError
-from ndd.hashing import pdq
-from ndd.images import Pixels, decode, read_file, to_square
+from ndd.hashing import HASHED_SIDE, pdq
+from ndd.images import Picture, Pixels, decode, read_file, to_square
 from ndd.types import Failure, image_id
+from ndd.verify.keypoints import VOTING_SIDE, grey_within
 
-__all__ = ["DECODE_SIDE", "HEADER", "Decoder", "Reading"]
+__all__ = ["DECODE_LONGER", "DECODE_SIDE", "HEADER", "Decoder", "Reading"]
 
-DECODE_SIDE = 256
-"""JPEG files may be decoded at a reduced scale down to this shorter side. Fixed, because the pixels depend on it."""
+DECODE_SIDE, DECODE_LONGER = 160, 240
+"""JPEG files may be decoded at a reduced scale down to this shorter and this longer side: a quarter more than keypoints are
+looked for at. Fixed, because the pixels depend on it."""
 
 HEADER = ("width", "height", "format", "frames", "alpha", "bits", "taken", "exif_fields")
 """Fields of `ndd.images.Picture` that are kept of each picture."""
@@ -34,24 +36,27 @@ class Reading:
 
     facts: id, the `HEADER` fields, hashes (256 bytes: PDQ in its eight dihedral forms), quality (PDQ's, 0…100), and flat:
     (nearly) a single colour, so that nothing can be concluded from its looks.
-    canvas: (S, S, 3) uint8, the square that the model sees.
+    canvas: (S, S, 3) uint8, the square that the model sees. sketch: (h, w) uint8 grey, what is looked at for keypoints that
+    vote, its longer side at most VOTING_SIDE; None unless the decoder was asked for it.
     """
 
     facts: dict[str, Any]
     canvas: NDArray[np.uint8]
+    sketch: NDArray[np.uint8] | None
 
 
 class Decoder:
     """Reads, identifies, decodes, hashes and scales pictures, one at a time. Holds no state: use it from any thread."""
 
-    def __init__(self, limits: DecodeLimits, *, size: int) -> None:
-        """size: S, side of the model's square."""
+    def __init__(self, limits: DecodeLimits, *, size: int, sketch: bool = False) -> None:
+        """size: S, side of the model's square. sketch: whether readings have one."""
         self._limits = limits
         self._size = size
+        self._sketch = sketch
 
     def pixels(self, content: bytes) -> Pixels:
         """(H, W, 3) as every later step sees them: large JPEGs at a reduced scale. Raises DecodeError."""
-        return decode(content, limits=self._limits, min_side=self._side).pixels
+        return self._decode(content).pixels
 
     def file(self, uri: str | os.PathLike[str]) -> bytes:
         """The bytes of a file. Raises DecodeError."""
@@ -59,12 +64,14 @@ class Decoder:
 
     def read(self, content: bytes) -> Reading:
         """What is to be known of a picture's bytes. Raises DecodeError."""
-        picture = decode(content, limits=self._limits, min_side=self._side)
-        hashes, quality = pdq(picture.pixels)
-        canvas = to_square(picture.pixels, self._size)
+        picture = self._decode(content)
+        square = to_square(picture.pixels, HASHED_SIDE)
+        hashes, quality = pdq(square)
+        canvas = square if self._size == HASHED_SIDE else to_square(picture.pixels, self._size)
         facts = {"id": image_id(content), "hashes": hashes.tobytes(), "quality": quality, "flat": _is_flat(canvas)}
         facts |= {name: getattr(picture, name) for name in HEADER}
-        return Reading(facts=facts, canvas=canvas)
+        sketch = grey_within(picture.pixels, VOTING_SIDE) if self._sketch else None
+        return Reading(facts=facts, canvas=canvas, sketch=sketch)
 
     def attempt(self, path: str, uri: str) -> Reading | Failure:
         """The picture in the file `uri`, or why it cannot be used; never raises for what a file holds."""
@@ -80,9 +87,9 @@ class Decoder:
         """{"path": …, "uri": …} → one answer per picture, in order."""
         return [self.attempt(path, uri) for path, uri in zip(batch["path"], batch["uri"], strict=True)]
 
-    @property
-    def _side(self) -> int:
-        return max(DECODE_SIDE, 2 * self._size)
+    def _decode(self, content: bytes) -> Picture:
+        side = max(DECODE_SIDE, 2 * self._size)
+        return decode(content, limits=self._limits, min_side=side, min_longer=DECODE_LONGER)
 
 
 def _is_flat(canvas: NDArray[np.uint8]) -> bool:

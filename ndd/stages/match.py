@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ndd.hashing import hamming
 from ndd.index.base import cosine_distance
 from ndd.index.flat import FlatIndex
-from ndd.stages.votes import HEARD, Votes
+from ndd.stages.votes import PROPOSED, Votes
 
 __all__ = ["QUALITY", "STANDOUT", "Matcher", "merge", "pair_distances", "pair_hash_bits"]
 
@@ -22,8 +22,15 @@ QUALITY = 50
 """Least PDQ quality (0…100) at which a hash may propose a pair: below, the picture has too little structure and many
 hashes coincide (Facebook, "The TMK+PDQF video-hashing algorithm and the PDQ image-hashing algorithm", 2019, §PDQ quality)."""
 
-STANDOUT = 0.05
-"""A nearest vector this much nearer than strangers are is worth a look without any votes."""
+STANDOUT = 0.2
+"""A nearest vector this much nearer than strangers are is worth a look without any votes, and without a glance."""
+
+_LISTENED = 0.1
+"""From this much farther than strangers on, what a vector stands out by …"""
+_TRUSTED = 4.0
+"""… counts this many votes for each unit."""
+_SILENT = 0.05
+"""Standing out by this much proposes a pair of which one picture has too few keypoints to vote."""
 
 _WIDER = 3
 """So many times the neighbours are looked at where hubs are moved back among them. On an album of edited copies the true
@@ -67,15 +74,20 @@ class Matcher:
         self._pools = {side: _Pool(self, np.flatnonzero(self._side == sides[-1 - side])) for side in sides}
 
     def __call__(self, batch: dict[str, Rows]) -> dict[str, Rows]:
-        """{"node": (Q,)} → {"left": (P,), "right": (P,)} with left < right: proposals of these pictures."""
+        """{"node": (Q,)} → {"left": (P,), "right": (P,), "sure": (P,)} with left < right: proposals of these pictures, and
+        which of them are worth a look whatever a glance would say."""
         nodes = np.asarray(batch["node"], np.int64)
-        found = [np.zeros((0, 2), np.int64)]
+        sure, asking = [np.zeros((0, 2), np.int64)], [np.zeros((0, 2), np.int64)]
         for side, pool in self._pools.items():
             asked = nodes[self._side[nodes] == side]
             if len(asked) and len(pool.rows):
-                found += [pool.by_hash(asked), *pool.by_looks(asked)]
-        pairs = merge(np.concatenate(found))
-        return {"left": pairs[:, 0], "right": pairs[:, 1]}
+                near, doubtful = pool.by_looks(asked)
+                sure += [pool.by_hash(asked), near]
+                asking.append(doubtful)
+        pairs, inverse = np.unique(np.sort(np.concatenate(sure + asking), axis=1), axis=0, return_inverse=True)
+        certain = np.zeros(len(pairs), bool)
+        certain[inverse.ravel()[: sum(map(len, sure))]] = True
+        return {"left": pairs[:, 0], "right": pairs[:, 1], "sure": certain}
 
 
 class _Pool:
@@ -90,18 +102,20 @@ class _Pool:
         self._binary = faiss.IndexBinaryFlat(8 * matcher._hashes.shape[2])
         self._binary.add(np.ascontiguousarray(matcher._hashes[self._sharp, 0]))
 
-    def by_looks(self, asked: Rows) -> list[Rows]:
-        """Each (P, 2): what the vectors propose, and what the votes propose."""
+    def by_looks(self, asked: Rows) -> tuple[Rows, Rows]:
+        """Each (P, 2): what vectors and votes propose for certain, and what they propose for a glance."""
         near, standout = self._by_vector(asked)
-        votes = self._of._votes
+        votes, content = self._of._votes, self._of._content
         if votes is None:
-            return [near]
+            return near, np.zeros((0, 2), np.int64)
         ballot = votes.ballot(asked, side=int(self._of._side[self.rows[0]]))
-        voted = ballot.proposals(most=2 * self._of._neighbours)
-        voted = voted[self._of._content[voted[:, 0]] != self._of._content[voted[:, 1]]]
-        heard = ballot.of(near[:, 0], near[:, 1]) >= HEARD
-        heard |= votes.silent(near[:, 0]) | votes.silent(near[:, 1]) | (standout >= STANDOUT)
-        return [near[heard], voted]
+        voted, loud = ballot.proposals(most=2 * self._of._neighbours)
+        others = content[voted[:, 0]] != content[voted[:, 1]]
+        voted, loud = voted[others], loud[others]
+        heard = ballot.of(near[:, 0], near[:, 1]) + _TRUSTED * np.maximum(standout + _LISTENED, 0.0) >= PROPOSED
+        heard |= (votes.silent(near[:, 0]) | votes.silent(near[:, 1])) & (standout >= _SILENT)
+        out = standout >= STANDOUT
+        return np.concatenate([near[out], voted[loud]]), np.concatenate([near[heard & ~out], voted[~loud]])
 
     def _by_vector(self, asked: Rows) -> tuple[Rows, NDArray[np.float64]]:
         """(P, 2) the nearest `neighbours` of each, no farther than max_distance, hubs moved back; (P,) their standout."""

@@ -21,7 +21,7 @@ from ndd.files import atomic_path, make_directory
 from ndd.images import Pixels
 from ndd.types import Failure, ImageId, pair_id
 from ndd.verify.geometry import GeometricEvidence, verify
-from ndd.verify.keypoints import Keypoints, extract
+from ndd.verify.keypoints import VOTERS, VOTING_SIDE, Keypoints, extract
 from ndd.verify.score import PairEvidence
 from ndd.verify.words import NEAREST, words_of
 
@@ -29,8 +29,8 @@ __all__ = [
     "SETTLED_BITS",
     "SETTLED_DISTANCE",
     "SETTLED_QUALITY",
-    "VOTERS",
     "KeypointStore",
+    "VoterStore",
     "Voters",
     "compare",
     "evidence_values",
@@ -45,9 +45,6 @@ SETTLED_DISTANCE = 0.05
 """… with descriptors this near …"""
 SETTLED_QUALITY = 80
 """… of two pictures with this much structure are the same picture encoded anew: keypoints would not change that."""
-
-VOTERS = 64
-"""Keypoints of a picture, by contrast, that look for their like in other pictures (`ndd.stages.votes`)."""
 
 _ARRAYS = {"points": np.float32, "scales": np.float32, "angles": np.float32, "descriptors": np.uint8, "thumb": np.uint8}
 _SCHEMA = pa.schema(
@@ -83,7 +80,7 @@ def compare(left: Keypoints, right: Keypoints, *, left_id: ImageId, right_id: Im
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Voters:
-    """A picture's first V ≤ VOTERS keypoints.
+    """What a picture's first V ≤ VOTERS keypoints (of its sketch, see `ndd.verify.keypoints.VOTING_SIDE`) ask with.
 
     descriptors: (V, 128) uint8. words: (V, 4), see `ndd.verify.words`. octaves: (V,) log2 of the blob's diameter as a
     share of the longer side. angles: (V,) radians. keypoints: how many the picture has in all.
@@ -115,7 +112,8 @@ class KeypointStore:
 
     def add(self, pictures: Iterable[tuple[ImageId, Callable[[], Pixels]]]) -> int:
         """Extract and write the keypoints of pictures (id, how to get its pixels); how many. One chunk."""
-        rows = [_row(id, pixels) for id, pixels in pictures]
+        rows = [self._row(id, pixels) for id, pixels in pictures]
+        self._add_words(rows)
         if rows:
             make_directory(self._directory)
             name = hashlib.sha256("\n".join(row["id"] for row in rows).encode()).hexdigest()[:32]
@@ -141,6 +139,35 @@ class KeypointStore:
             height=values["height"].as_py(),
         )
 
+    def failures(self, paths: dict[str, str]) -> list[Failure]:
+        """Pictures that could be read before and not any more. paths: id → path."""
+        found = []
+        for id, (table, row) in self._at.items():
+            reason = self._tables[table].column("reason")[row].as_py()
+            if reason is not None and id in paths:
+                stage = self._tables[table].column("stage")[row].as_py()
+                found.append(Failure(path=paths[id], stage=stage, reason=reason))
+        return found
+
+    def _row(self, id: ImageId, pixels: Callable[[], Pixels]) -> dict[str, Any]:
+        try:
+            keys = self._extract(pixels())
+        except DecodeError as error:
+            return {"id": id, "stage": "verify", "reason": error.reason}
+        arrays = {name: np.ascontiguousarray(getattr(keys, name), kind).tobytes() for name, kind in _ARRAYS.items()}
+        sizes = {"width": keys.width, "height": keys.height, "thumb_width": keys.thumb.shape[1]}
+        return {"id": id, **sizes, **arrays, "words": None, "stage": None, "reason": None}
+
+    def _extract(self, pixels: Pixels) -> Keypoints:
+        return extract(pixels)
+
+    def _add_words(self, rows: list[dict[str, Any]]) -> None:
+        """Keypoints that do not vote have none."""
+
+
+class VoterStore(KeypointStore):
+    """The few keypoints of every picture that vote, with their words."""
+
     def voters(self, id: str, *, most: int = VOTERS) -> Voters | None:
         """The first `most` keypoints of a picture; None if there are no keypoints of it."""
         table, row = self._at.get(id, (-1, -1))
@@ -159,26 +186,18 @@ class KeypointStore:
             keypoints=len(scales),
         )
 
-    def failures(self, paths: dict[str, str]) -> list[Failure]:
-        """Pictures that could be read before and not any more. paths: id → path."""
-        found = []
-        for id, (table, row) in self._at.items():
-            reason = self._tables[table].column("reason")[row].as_py()
-            if reason is not None and id in paths:
-                stage = self._tables[table].column("stage")[row].as_py()
-                found.append(Failure(path=paths[id], stage=stage, reason=reason))
-        return found
+    def _extract(self, pixels: Pixels) -> Keypoints:
+        return extract(pixels, side=VOTING_SIDE, most=VOTERS)
 
-
-def _row(id: ImageId, pixels: Callable[[], Pixels]) -> dict[str, Any]:
-    try:
-        keys = extract(pixels())
-    except DecodeError as error:
-        return {"id": id, "stage": "verify", "reason": error.reason}
-    arrays = {name: np.ascontiguousarray(getattr(keys, name), kind).tobytes() for name, kind in _ARRAYS.items()}
-    sizes = {"width": keys.width, "height": keys.height, "thumb_width": keys.thumb.shape[1]}
-    arrays["words"] = words_of(keys.descriptors[:VOTERS]).tobytes()
-    return {"id": id, **sizes, **arrays, "stage": None, "reason": None}
+    def _add_words(self, rows: list[dict[str, Any]]) -> None:
+        """One search for all of a chunk: it costs three quarters of one for each picture, and each gets the same words."""
+        good = [row for row in rows if row["reason"] is None]
+        words = words_of(np.frombuffer(b"".join(row["descriptors"] for row in good), np.uint8).reshape(-1, 128))
+        start = 0
+        for row in good:
+            count = len(row["descriptors"]) // 128
+            row["words"] = words[start : start + count].tobytes()
+            start += count
 
 
 def evidence_values(evidence: PairEvidence) -> dict[str, Any]:

@@ -21,24 +21,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndd.files import atomic_path, make_directory
-from ndd.stages.verify import VOTERS, KeypointStore, Voters
-from ndd.verify.keypoints import mirror_descriptors
+from ndd.stages.verify import Voters, VoterStore
+from ndd.verify.glance import FEW
+from ndd.verify.keypoints import VOTERS, mirror_descriptors
 from ndd.verify.words import NEAREST, mirrored_words, vocabulary
 
-__all__ = ["FEW", "HEARD", "PROPOSED", "Ballot", "Votes", "write_votes"]
+__all__ = ["LOUD", "PROPOSED", "Ballot", "Votes", "write_votes"]
 
 Rows = NDArray[np.int64]
 
-PROPOSED = 1.5
-"""Votes from which a pair is proposed, whatever the descriptors say. On an album of edited copies such pairs hold .998 of the
-true ones, and are three times as many as there are true ones."""
-HEARD = 0.8
-"""Votes without which a proposal of the descriptor is dropped: less than one good match …"""
-FEW = 32
-"""… unless a picture has fewer keypoints than this, so that silence says nothing."""
+PROPOSED = 1.1
+"""Votes from which a pair is proposed; where the descriptors propose it too, fewer are enough (`ndd.stages.match`)."""
+LOUD = 6.0
+"""Votes from which a pair needs no glance: patterns that repeat have many and yet few keypoints that lie alike."""
 
-_ANSWERS = 8
-_BANDWIDTH = 80_000.0
+_ANSWERS = 4
+_BANDWIDTH = 50_000.0
 """Squared distance of two descriptors (length 512) at which a match is worth 1/e; that of strangers is 10⁵ and more."""
 _TURNS, _ZOOMS = 12, 16
 _SHIFTS = ((0.0, 0.0), (0.5, 0.5), (0.0, 0.5), (0.5, 0.0))
@@ -65,15 +63,16 @@ class Ballot:
             return np.zeros(len(wanted))
         return np.where(known[at] == wanted, self.votes[at], 0.0)
 
-    def proposals(self, *, most: int) -> Rows:
-        """(P, 2) the pairs that the votes propose, at most `most` of each picture that was asked."""
-        order = np.lexsort((self.found, -self.votes, self.asked))
+    def proposals(self, *, most: int) -> tuple[Rows, NDArray[np.bool_]]:
+        """(P, 2) the pairs that the votes propose, at most `most` of each picture that was asked; (P,) the loud ones."""
+        heard = np.flatnonzero(self.votes >= PROPOSED)
+        order = heard[np.lexsort((self.found[heard], -self.votes[heard], self.asked[heard]))]
         rank = np.arange(len(order)) - np.searchsorted(self.asked[order], self.asked[order])
-        chosen = order[(rank < most) & (self.votes[order] >= PROPOSED)]
-        return np.stack([self.asked[chosen], self.found[chosen]], axis=1)
+        chosen = order[rank < most]
+        return np.stack([self.asked[chosen], self.found[chosen]], axis=1), self.votes[chosen] >= LOUD
 
 
-def write_votes(directory: Path, ids: Sequence[str], store: KeypointStore, *, sides: NDArray[np.integer]) -> int:
+def write_votes(directory: Path, ids: Sequence[str], store: VoterStore, *, sides: NDArray[np.integer]) -> int:
     """Index the voters of pictures 0…M−1 (`ids`), those of each side by itself; how many voters there are in all."""
     make_directory(directory)
     most = int(np.clip(_LARGEST // max(len(ids), 1), _LEAST, VOTERS))
@@ -99,7 +98,7 @@ def write_votes(directory: Path, ids: Sequence[str], store: KeypointStore, *, si
 class Votes:
     """The indexed voters, mapped into memory: any number of workers share what the page cache holds of them."""
 
-    def __init__(self, directory: Path, ids: Sequence[str], store: KeypointStore) -> None:
+    def __init__(self, directory: Path, ids: Sequence[str], store: VoterStore) -> None:
         """directory: as `write_votes` left it, for the same ids."""
         self._ids, self._store = ids, store
         self._poses = np.load(directory / "poses.npy", mmap_mode="r")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,27 @@ from ndd.data.uris import text_to_uri
 from ndd.errors import ModelError
 from ndd.parquet import read_table, write_table
 from ndd.stages.album import Album, load_album
-from ndd.stages.chunks import EVIDENCE, FAILED, MANIFEST, PROPOSALS, ChunkStore, pictures_schema
-from ndd.stages.decode import Decoder
+from ndd.stages.chunks import EVIDENCE, FAILED, MANIFEST, PAIRS, PROPOSALS, ROWS, ChunkStore, pictures_schema
+from ndd.stages.decode import Decoder, Reading
 from ndd.stages.match import Matcher, merge, pair_distances, pair_hash_bits
-from ndd.stages.verify import KeypointStore, compare, needs_keypoints, to_text
+from ndd.stages.verify import KeypointStore, VoterStore, compare, needs_keypoints, to_text
 from ndd.stages.votes import Votes, write_votes
 from ndd.types import Failure, ImageId
+from ndd.verify.glance import glance
 
 __all__ = [
     "Counts",
     "EmbedWork",
+    "GlanceWork",
     "KeypointWork",
     "MatchWork",
     "SearchTask",
     "VerifyWork",
+    "VoterWork",
     "collect",
     "count_votes",
     "decided_rows",
-    "extract_missing",
+    "gather",
     "put_candidates",
 ]
 
@@ -78,9 +82,19 @@ class SearchTask:
         return self.partial / "candidates.parquet"
 
     @property
+    def proposed(self) -> Path:
+        """The list of pairs to be glanced at."""
+        return self.partial / "proposed.parquet"
+
+    @property
     def pending(self) -> Path:
         """The pairs to be verified in this run."""
         return self.partial / "pending.parquet"
+
+    @property
+    def wanted(self) -> Path:
+        """The pictures of pairs to be verified that have no keypoints yet."""
+        return self.partial / "wanted.parquet"
 
     @property
     def votes(self) -> Path:
@@ -107,8 +121,8 @@ class SearchTask:
         return read_table(self.manifest, MANIFEST)
 
     def read_candidates(self) -> Any:
-        """Arrow table, schema PROPOSALS."""
-        return read_table(self.candidates, PROPOSALS)
+        """Arrow table, schema PAIRS."""
+        return read_table(self.candidates, PAIRS)
 
     def picture_store(self) -> ChunkStore:
         """Embedded pictures."""
@@ -122,13 +136,26 @@ class SearchTask:
         """Proposed pairs."""
         return ChunkStore(self.partial / "proposals", PROPOSALS)
 
+    def seen_store(self) -> ChunkStore:
+        """Proposed pairs that a glance left."""
+        return ChunkStore(self.partial / "seen", PAIRS)
+
     def evidence_store(self) -> ChunkStore:
         """Verified pairs."""
         return ChunkStore(Path(self.private) / self.evidence, EVIDENCE)
 
     def keypoint_store(self) -> KeypointStore:
-        """Keypoints written so far."""
+        """Keypoints written so far, of pictures in pairs that are verified."""
         return KeypointStore(self.partial / "keypoints")
+
+    def voter_store(self) -> VoterStore:
+        """Keypoints that vote, of every picture so far."""
+        return VoterStore(self.partial / "voters")
+
+    @property
+    def keyed(self) -> bool:
+        """Whether keypoints are looked for at all."""
+        return self.config.verify == "keypoints"
 
     def album(self) -> Album:
         """The readable pictures."""
@@ -141,11 +168,12 @@ class SearchTask:
 
     def decoder(self) -> Decoder:
         """How pictures are read in this search."""
-        return Decoder(self.config.limits, size=self.image_size)
+        return Decoder(self.config.limits, size=self.image_size, sketch=self.keyed)
 
 
 class EmbedWork:
-    """Decode and embed files: {"path", "uri", "size", "mtime_ns"} → one chunk of rows `pictures_schema`."""
+    """Decode and embed files: {"path", "uri", "size", "mtime_ns"} → one chunk of rows `pictures_schema`, and one of voters:
+    while the pixels are at hand."""
 
     def __init__(self, task: SearchTask) -> None:
         from ndd.model.directory import describe
@@ -162,6 +190,7 @@ class EmbedWork:
             )
         self._embedder = Embedder(said)
         self._pictures, self._failed = task.picture_store(), task.failure_store()
+        self._voters = task.voter_store() if task.keyed else None
 
     def __call__(self, batch: Batch) -> Counts:
         """Counts: images, failed."""
@@ -170,6 +199,9 @@ class EmbedWork:
         good = [(at, answer) for at, answer in enumerate(answers) if not isinstance(answer, Failure)]
         bad = [answer for answer in answers if isinstance(answer, Failure)]
         if good:
+            if self._voters is not None:
+                seen = [reading for _, reading in good if not reading.facts["flat"]]
+                self._voters.add((ImageId(r.facts["id"]), partial(_sketch, r)) for r in seen)
             vectors = self._embedder.embed(np.stack([reading.canvas for _, reading in good])).astype("<f2")
             hubness = self._embedder.hubness(vectors)
             rows = [
@@ -192,8 +224,13 @@ class EmbedWork:
         return {"images": len(answers), "failed": len(bad)}
 
 
-class KeypointWork:
-    """Extract the keypoints of pictures {"row": rows of the album}.
+def _sketch(reading: Reading) -> NDArray[np.uint8]:
+    assert reading.sketch is not None, "the decoder of a search with keypoints makes one"
+    return reading.sketch
+
+
+class VoterWork:
+    """Extract the keypoints that vote of pictures {"row": rows of the album} that an earlier search has embedded.
 
     Only of representatives with something to see: a copy of the same bytes, or a flat picture, has nothing to add.
     """
@@ -202,20 +239,34 @@ class KeypointWork:
         self._task, self._album, self._decoder = task, task.album(), task.decoder()
 
     def __call__(self, batch: Batch) -> Counts:
-        """Counts: images, keypoints."""
+        """Counts: images, voters (pictures whose voters were extracted)."""
         rows = np.intersect1d(np.asarray(batch["row"], np.int64), self._album.nodes)
         flat = self._album.table.column("flat").to_numpy()[rows]
         return {
             "images": len(batch["row"]),
-            "keypoints": extract_missing(self._task, self._album, rows[~flat], self._decoder),
+            "voters": _extract_missing(self._task.voter_store(), self._album, rows[~flat], self._decoder),
         }
+
+
+class KeypointWork:
+    """Extract the keypoints of pictures {"wanted": rows of the list of wanted pictures}."""
+
+    def __init__(self, task: SearchTask) -> None:
+        self._task, self._album, self._decoder = task, task.album(), task.decoder()
+        self._rows = read_table(task.wanted, ROWS).column("row").to_numpy()
+
+    def __call__(self, batch: Batch) -> Counts:
+        """Counts: images, keypoints (pictures whose keypoints were extracted)."""
+        rows = self._rows[np.asarray(batch["wanted"], np.int64)]
+        found = _extract_missing(self._task.keypoint_store(), self._album, rows, self._decoder)
+        return {"images": len(rows), "keypoints": found}
 
 
 def count_votes(task: SearchTask) -> Counts:
     """Index the keypoints that vote. Counts: voters."""
     album = task.album()
     sides = album.numbers("side")[album.nodes] if task.sided else np.zeros(len(album.nodes), np.int64)
-    return {"voters": write_votes(task.votes, _node_ids(album), task.keypoint_store(), sides=sides)}
+    return {"voters": write_votes(task.votes, _node_ids(album), task.voter_store(), sides=sides)}
 
 
 def _node_ids(album: Album) -> list[str]:
@@ -233,7 +284,6 @@ class MatchWork:
         self._task = task
         self._album = task.album()
         nodes, album, config = self._album.nodes, self._album, task.config
-        keyed = config.verify == "keypoints"
         self._matcher = Matcher(
             album.vectors[nodes],
             album.hashes[nodes],
@@ -244,7 +294,7 @@ class MatchWork:
             side_M=album.numbers("side")[nodes] if task.sided else None,
             content_M=album.contents()[nodes],
             hubness_M=album.table.column("hubness").to_numpy()[nodes],
-            votes=Votes(task.votes, _node_ids(album), task.keypoint_store()) if keyed else None,
+            votes=Votes(task.votes, _node_ids(album), task.voter_store()) if task.keyed else None,
         )
 
     def __call__(self, batch: Batch) -> Counts:
@@ -254,13 +304,48 @@ class MatchWork:
         )
         found = self._matcher({"node": asked})
         rows = {name: self._album.nodes[found[name]].tolist() for name in ("left", "right")}
-        self._task.proposal_store().write(rows, of=asked)
+        self._task.proposal_store().write({**rows, "sure": found["sure"].tolist()}, of=asked)
         return {"images": len(batch["row"]), "proposals": len(found["left"])}
 
 
-def extract_missing(task: SearchTask, album: Album, rows: NDArray[np.int64], decoder: Decoder) -> int:
-    """Extract the keypoints of pictures that have none yet; how many."""
-    store = task.keypoint_store()
+def gather(task: SearchTask) -> Counts:
+    """All proposals, each pair once → the list of pairs to be glanced at, sorted. Counts: pairs."""
+    proposed = task.proposal_store().read()
+    found = np.stack([proposed.column(name).to_numpy() for name in ("left", "right")], axis=1).astype(np.int64)
+    pairs, inverse = np.unique(found, axis=0, return_inverse=True)
+    sure = np.zeros(len(pairs), bool)
+    sure[inverse.ravel()[proposed.column("sure").to_numpy(zero_copy_only=False)]] = True
+    table = {"left": pairs[:, 0], "right": pairs[:, 1], "sure": sure}
+    write_table(task.proposed, pa.table(table, schema=PROPOSALS))
+    return {"pairs": len(pairs)}
+
+
+class GlanceWork:
+    """Glance at pairs {"pair": rows of the list of proposed pairs} → one chunk of those that are worth a look."""
+
+    def __init__(self, task: SearchTask) -> None:
+        proposed = read_table(task.proposed, PROPOSALS)
+        self._left, self._right = (proposed.column(name).to_numpy() for name in ("left", "right"))
+        self._sure = proposed.column("sure").to_numpy(zero_copy_only=False)
+        self._ids = task.album().texts("id")
+        self._voters, self._store = task.voter_store(), task.seen_store()
+
+    def __call__(self, batch: Batch) -> Counts:
+        """Counts: pairs, left (of them)."""
+        kept = [at for at in map(int, batch["pair"]) if self._sure[at] or self._worth_a_look(at)]
+        rows = {"left": self._left[kept].tolist(), "right": self._right[kept].tolist()}
+        self._store.write(rows, of=batch["pair"])
+        return {"pairs": len(batch["pair"]), "left": len(kept)}
+
+    def _worth_a_look(self, at: int) -> bool:
+        ids = [self._ids[int(side[at])] for side in (self._left, self._right)]
+        if not all(id in self._voters for id in ids):
+            return True  # flat, or not to be read any more: not for a glance to decide
+        left, right = (self._voters.get(id) for id in ids)
+        return left is None or right is None or glance(left, right)
+
+
+def _extract_missing(store: KeypointStore, album: Album, rows: NDArray[np.int64], decoder: Decoder) -> int:
     ids, uris = album.table.column("id"), album.table.column("uri")
     named = [(ids[int(row)].as_py(), text_to_uri(uris[int(row)].as_py())) for row in rows]
     return store.add(
@@ -271,31 +356,34 @@ def extract_missing(task: SearchTask, album: Album, rows: NDArray[np.int64], dec
 
 
 def collect(task: SearchTask) -> Counts:
-    """All proposals → the list of candidates, sorted by left and right path.
+    """All proposals, those that a glance left where there are keypoints → the candidates, sorted by left and right path.
 
-    Counts: pairs, verify (pairs that need it), pending (those of them that have not been verified by an earlier run).
+    Counts: pairs, verify (pairs that need it), pending (those of them that have not been verified by an earlier run), wanted
+    (pictures of pending pairs that have no keypoints yet).
     """
     album = task.album()
-    proposed = task.proposal_store().read()
+    proposed = (task.seen_store() if task.keyed else task.proposal_store()).read()
     found = np.stack([proposed.column(name).to_numpy() for name in ("left", "right")], axis=1).astype(np.int64)
     decided = [decided_rows(album, pairs, sided=task.sided) for pairs in (task.must, task.cannot)]
     return put_candidates(task, album, merge(np.concatenate([found, *decided])))
 
 
 def put_candidates(task: SearchTask, album: Album, pairs: NDArray[np.int64]) -> Counts:
-    """Make `pairs` (P, 2), sorted, the candidates, and see to the keypoints they need. Counts as `collect`."""
+    """Make `pairs` (P, 2), sorted, the candidates. Counts as `collect`."""
     left, right = pairs[:, 0], pairs[:, 1]
     verify = np.zeros(len(pairs), bool)
-    if task.config.verify == "keypoints":
+    if task.keyed:
         distance = pair_distances(album.vectors, left, right)
         bits, upright = pair_hash_bits(album.hashes, left, right)
         quality = album.numbers("quality")
         verify = needs_keypoints(distance, bits, upright, np.minimum(quality[left], quality[right]))
-        extract_missing(task, album, np.unique(pairs[verify]), task.decoder())
-    write_table(task.candidates, pa.table({"left": left, "right": right}, schema=PROPOSALS))
-    pending = pairs[verify][_unverified(task, album.texts("id"), pairs[verify])]
-    write_table(task.pending, pa.table({"left": pending[:, 0], "right": pending[:, 1]}, schema=PROPOSALS))
-    return {"pairs": len(pairs), "verify": int(verify.sum()), "pending": len(pending)}
+    write_table(task.candidates, pa.table({"left": left, "right": right}, schema=PAIRS))
+    ids, store = album.texts("id"), task.keypoint_store()
+    pending = pairs[verify][_unverified(task, ids, pairs[verify])]
+    write_table(task.pending, pa.table({"left": pending[:, 0], "right": pending[:, 1]}, schema=PAIRS))
+    wanted = np.asarray([row for row in np.unique(pending).tolist() if ids[row] not in store], np.int64)
+    write_table(task.wanted, pa.table({"row": wanted}, schema=ROWS))
+    return {"pairs": len(pairs), "verify": int(verify.sum()), "pending": len(pending), "wanted": len(wanted)}
 
 
 def decided_rows(album: Album, decided: Sequence[tuple[str, str]], *, sided: bool) -> NDArray[np.int64]:
@@ -331,7 +419,7 @@ class VerifyWork:
     """Compare keypoints of pairs {"pair": rows of the list of pending pairs} → one chunk of evidence."""
 
     def __init__(self, task: SearchTask) -> None:
-        candidates = read_table(task.pending, PROPOSALS)
+        candidates = read_table(task.pending, PAIRS)
         self._left, self._right = (candidates.column(name).to_numpy() for name in ("left", "right"))
         self._ids = task.album().texts("id")
         self._keypoints = task.keypoint_store()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Matches", "fit", "transfer"]
+__all__ = ["Matches", "best_similarity", "fit", "transfer"]
 
 Complex = npt.NDArray[np.complex64]
 Matrix = npt.NDArray[np.float64]
@@ -54,7 +54,7 @@ def fit(matches: Matches, *, corners: Matrix, seed: int) -> Matrix | None:
     """
     if len(matches) < 3:
         return None
-    support = _best_similarity(matches)
+    support = best_similarity(matches)
     if int(support.sum()) < 3:
         return None
     best, inliers = _refine_affine(matches, support, seed=seed)
@@ -79,7 +79,7 @@ def transfer(transform: Matrix, points: Complex) -> Complex:
     return np.asarray(moved, np.complex64)
 
 
-def _best_similarity(matches: Matches) -> Mask:
+def best_similarity(matches: Matches) -> Mask:
     """Matches that agree with the best single-match similarity (each distinct place counts once)."""
     zoom = matches.zoom
     size = np.abs(zoom)

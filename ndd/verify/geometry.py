@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ndd.verify.appearance import Appearance, compare
-from ndd.verify.fitting import Matches, fit
+from ndd.verify.fitting import Matches, best_similarity, fit
 from ndd.verify.guide import COSINE, Guide
 from ndd.verify.keypoints import DESCRIPTOR_NORM, Keypoints
 from ndd.verify.whole import guess_turn
 
-__all__ = ["GeometricEvidence", "verify"]
+__all__ = ["GeometricEvidence", "rank", "supporters", "verify"]
 
 Matrix = npt.NDArray[np.float64]
 Complex = npt.NDArray[np.complex64]
@@ -93,7 +93,7 @@ def verify(a: Keypoints, b: Keypoints, *, seed: int) -> GeometricEvidence:
 
     seed: of the draws that refine a transform; derive it from the pair's id. Never raises for odd pictures.
     """
-    if _rank(a) > _rank(b):
+    if rank(a) > rank(b):
         return _seen_from_right(verify(b, a, seed=seed))
     if len(a) < _LEAST or len(b) < _LEAST:
         return _whole(a, b, matches=0)
@@ -121,7 +121,7 @@ def _whole(a: Keypoints, b: Keypoints, *, matches: int) -> GeometricEvidence:
     return dataclasses.replace(evidence, mirrored=mirrored)
 
 
-def _rank(keys: Keypoints) -> tuple[int, int, int, bytes, bytes]:
+def rank(keys: Keypoints) -> tuple[int, int, int, bytes, bytes]:
     """A total order on pictures that needs no names: which one plays `a` must not depend on the caller."""
     return len(keys), keys.width, keys.height, keys.descriptors[:4].tobytes(), keys.thumb.tobytes()
 
@@ -133,9 +133,7 @@ def _strength(evidence: GeometricEvidence) -> float:
 def _attempt(a: Keypoints, b: Keypoints, *, seed: int) -> GeometricEvidence:
     left, right = _places(a), _places(b)
     cosine = _cosines(a, b)
-    rows, columns = _tentative(cosine)
-    zoom = b.scales[columns] / a.scales[rows] * np.exp(1j * (b.angles[columns] - a.angles[rows]))
-    matches = Matches(left=left[rows], right=right[columns], zoom=zoom.astype(np.complex64))
+    matches = _matches(a, b, left, right, cosine)
     width, height = a.frame
     corners = np.array([[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]])
     found = fit(matches, corners=corners, seed=seed)
@@ -155,6 +153,20 @@ def _attempt(a: Keypoints, b: Keypoints, *, seed: int) -> GeometricEvidence:
     evidence = _evidence(a, b, found, rows, columns, seen, matches=len(matches), deformed=deformed)
     near = (cosine[rows, columns].astype(np.float64) - COSINE) / (1.0 - COSINE)
     return dataclasses.replace(evidence, likeness=round(float(np.clip(near, 0.0, 1.0).mean()), 4))
+
+
+def supporters(a: Keypoints, b: Keypoints) -> int:
+    """At how many places of `a` there are keypoints that agree with the best similarity from `a` to `b`; 0 for none."""
+    if len(a) < 2 or len(b) < 2:
+        return 0
+    matches = _matches(a, b, _places(a), _places(b), _cosines(a, b))
+    return len(np.unique(matches.left[best_similarity(matches)])) if len(matches) else 0
+
+
+def _matches(a: Keypoints, b: Keypoints, left: Complex, right: Complex, cosine: Floats) -> Matches:
+    rows, columns = _tentative(cosine)
+    zoom = b.scales[columns] / a.scales[rows] * np.exp(1j * (b.angles[columns] - a.angles[rows]))
+    return Matches(left=left[rows], right=right[columns], zoom=zoom.astype(np.complex64))
 
 
 def _places(keys: Keypoints) -> Complex:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DESCRIPTOR_NORM", "Keypoints", "extract", "mirror_descriptors"]
+__all__ = ["DESCRIPTOR_NORM", "VOTERS", "VOTING_SIDE", "Keypoints", "extract", "grey_within", "mirror_descriptors"]
 
 DESCRIPTOR_NORM = 512.0
 """A RootSIFT vector has length 1; it is stored as round(512 × value) in uint8 (no component reaches .5 in practice)."""
@@ -26,6 +26,10 @@ _CONTRAST = 0.02
 """Half of Lowe's limit: smooth pictures keep some keypoints; `_COUNT` bounds the textured ones."""
 _THUMB = 64
 """Longer side of the thumbnail, pixels."""
+
+VOTING_SIDE, VOTERS = 112, 48
+"""Longer side of the picture, and most keypoints kept, where they only vote on which pairs are worth a look: a fifth of the
+time, and with thresholds of their own as good at that (docs/LOG.md, "a glance before a look")."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -87,13 +91,23 @@ def _mirror_order() -> npt.NDArray[np.intp]:
     return np.asarray((((3 - rows) * 4 + columns) * 8 + (-turns) % 8).ravel(), np.intp)
 
 
-def extract(pixels: npt.NDArray[np.uint8]) -> Keypoints:
-    """Keypoints of an (H, W, 3) RGB or (H, W) grey uint8 picture; a flat one has none. Deterministic, at most 256."""
+def grey_within(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """(h, w) grey of an (H, W, 3) RGB or (H, W) grey uint8 picture, its longer side at most `side` pixels."""
+    # Grey first: one channel is shrunk in a third of the time of three.
+    return _fit(
+        np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8) if pixels.ndim == 3 else pixels, side=side
+    )
+
+
+def extract(pixels: npt.NDArray[np.uint8], *, side: int = _SIDE, most: int = _COUNT) -> Keypoints:
+    """Keypoints of an (H, W, 3) RGB or (H, W) grey uint8 picture; a flat one has none. Deterministic.
+
+    side: longer side of the picture searched, pixels. most: keypoints kept, by contrast.
+    """
     height, width = pixels.shape[:2]
-    small = _fit(pixels, side=_SIDE)
-    grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8) if small.ndim == 3 else small
+    grey = grey_within(pixels, side)
     # A detector of its own for each call: cv2.SIFT objects keep no state, but sharing one between threads is not promised.
-    sift = cv2.SIFT.create(nfeatures=_COUNT, contrastThreshold=_CONTRAST)
+    sift = cv2.SIFT.create(nfeatures=most, contrastThreshold=_CONTRAST)
     found, raw = sift.detectAndCompute(grey, None)
     thumb = _fit(grey, side=_THUMB)
     rows = grey.shape
@@ -101,7 +115,7 @@ def extract(pixels: npt.NDArray[np.uint8]) -> Keypoints:
         found, raw = (), np.zeros((0, 128), np.float32)
     table = np.array([(k.pt[0], k.pt[1], k.size, k.angle, k.response) for k in found], np.float32).reshape(-1, 5)
     # nfeatures keeps ties, and the order of equals is OpenCV's affair: a full sort makes cap and order ours.
-    order = np.lexsort((table[:, 3], table[:, 2], table[:, 1], table[:, 0], -table[:, 4]))[:_COUNT]
+    order = np.lexsort((table[:, 3], table[:, 2], table[:, 1], table[:, 0], -table[:, 4]))[:most]
     table = table[order]
     share = np.array([rows[1], rows[0]], np.float32)
     return Keypoints(
