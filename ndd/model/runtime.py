@@ -41,7 +41,13 @@ __all__ = [
 
 RUNTIME, FACTS, NETWORK = "runtime", "runtime.json", "network.xml"
 ENGINES = ("auto", "torch", "openvino")
-"""What NDD_RUNTIME may say. `auto`: the exported network where there is one and its package is installed, else torch."""
+"""What NDD_RUNTIME may say. `auto`: the exported network where there is one, its package is installed and the processor is
+made for it, else torch."""
+
+_PROCESSOR = Path("/proc/cpuinfo")
+_EIGHT_BITS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+"""Instructions that add up products of 8-bit integers in 32 bits. Those before them do it in 16 bits and cut off what is too
+large: other vectors, and worse ones."""
 
 _FIELDS = {"engine": str, "precision": str, "batch": int, "source": str, "content": str, "agreement": dict}
 
@@ -68,6 +74,7 @@ def chosen(directory: Path, *, source: str, engine: str | None = None) -> Runtim
 
     engine: one of ENGINES, None for NDD_RUNTIME or `auto`. Raises ConfigError for another name; ModelError where
     `openvino` is asked for and is not to be had, and for a runtime that is damaged or was made from other weights.
+    An int8 network is for x86 processors with VNNI or AMX alone.
     """
     asked = engine or os.environ.get("NDD_RUNTIME") or "auto"
     if asked not in ENGINES:
@@ -81,9 +88,27 @@ def chosen(directory: Path, *, source: str, engine: str | None = None) -> Runtim
         return None
     if importlib.util.find_spec("openvino") is None:
         if asked == "openvino":
-            raise ModelError("NDD_RUNTIME is openvino and the package openvino is missing; pip install 'ndd[runtime]'")
+            raise ModelError(
+                "NDD_RUNTIME is openvino and the package openvino is missing; pip install 'openvino>=2026.0'"
+            )
+        return None
+    if offered.precision == "int8" and not _has_eight_bits():
+        if asked == "openvino":
+            raise ModelError(
+                f"NDD_RUNTIME is openvino, {offered.directory} is int8, and this processor has none of "
+                f"{', '.join(sorted(_EIGHT_BITS))}: leave NDD_RUNTIME unset, or export with --precision fp32"
+            )
         return None
     return offered
+
+
+def _has_eight_bits() -> bool:
+    """Whether the processor is known to compute with 8-bit integers exactly."""
+    try:
+        said = _PROCESSOR.read_text("utf-8", "replace")
+    except OSError:  # not Linux
+        return False
+    return any(not _EIGHT_BITS.isdisjoint(line.split()) for line in said.splitlines() if line.startswith("flags"))
 
 
 def read(directory: Path, *, source: str) -> Runtime | None:
@@ -135,7 +160,7 @@ def load_openvino() -> Any:
     try:
         import openvino
     except ImportError as error:
-        raise ModelError("this needs the package openvino; pip install 'ndd[runtime]'") from error
+        raise ModelError("this needs the package openvino; pip install 'openvino>=2026.0'") from error
     return openvino
 
 

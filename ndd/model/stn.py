@@ -170,9 +170,9 @@ class Pose(NamedTuple):
 
 def turn_points(points_BN2: Tensor, angle_B: Tensor) -> Tensor:
     """Rotate points by an angle each: (x, y) → (x cos − y sin, x sin + y cos); 90° takes (1, 0) to (0, 1)."""
-    cos, sin = angle_B.cos()[:, None], angle_B.sin()[:, None]
-    x, y = points_BN2.unbind(dim=-1)
-    return torch.stack([x * cos - y * sin, x * sin + y * cos], dim=-1)
+    cos, sin = angle_B.cos(), angle_B.sin()
+    # A product of matrices: apart and together again, x and y cost OpenVINO a tenth of the whole network's time.
+    return points_BN2 @ torch.stack([cos, sin, -sin, cos], dim=-1).reshape(-1, 2, 2)
 
 
 class LocalizationNet(nn.Module):

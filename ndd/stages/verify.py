@@ -21,7 +21,7 @@ from ndd.files import atomic_path, make_directory
 from ndd.images import Pixels
 from ndd.types import Failure, ImageId, pair_id
 from ndd.verify.geometry import GeometricEvidence, verify
-from ndd.verify.keypoints import VOTERS, VOTING_SIDE, Keypoints, extract
+from ndd.verify.keypoints import VOTERS, VOTING_SIDE, Keypoints, extract, grey_within
 from ndd.verify.score import PairEvidence
 from ndd.verify.words import NEAREST, words_of
 
@@ -82,7 +82,7 @@ def compare(left: Keypoints, right: Keypoints, *, left_id: ImageId, right_id: Im
 class Voters:
     """What a picture's first V ≤ VOTERS keypoints (of its sketch, see `ndd.verify.keypoints.VOTING_SIDE`) ask with.
 
-    descriptors: (V, 128) uint8. words: (V, 4), see `ndd.verify.words`. octaves: (V,) log2 of the blob's diameter as a
+    descriptors: (V, 128) uint8. words: (V, 3), see `ndd.verify.words`. octaves: (V,) log2 of the blob's diameter as a
     share of the longer side. angles: (V,) radians. keypoints: how many the picture has in all.
     """
 
@@ -187,7 +187,8 @@ class VoterStore(KeypointStore):
         )
 
     def _extract(self, pixels: Pixels) -> Keypoints:
-        return extract(pixels, side=VOTING_SIDE, most=VOTERS)
+        # Of a sketch, which has that size already, and of whole pictures the same.
+        return extract(grey_within(pixels, VOTING_SIDE), most=VOTERS)
 
     def _add_words(self, rows: list[dict[str, Any]]) -> None:
         """One search for all of a chunk: it costs three quarters of one for each picture, and each gets the same words."""

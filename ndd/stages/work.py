@@ -182,11 +182,11 @@ class EmbedWork:
         self._decoder = task.decoder()
         said = describe(task.model)
         if said.embedding_digest != task.embedding_digest:
-            # Another file below the same path, or a machine without the package that the exported network runs on.
+            # Another file below the same path, or a machine without the package or the processor for the exported network.
             raise ModelError(
                 f"{task.model}: a worker's vectors would be {said.embedding_digest[:12]}, the search wants "
-                f"{task.embedding_digest[:12]}; put the same model on every machine, and install ndd[runtime] on all of them "
-                "or set NDD_RUNTIME=torch"
+                f"{task.embedding_digest[:12]}; put the same model on every machine, and where not all of them have the "
+                "same processor and packages, set NDD_RUNTIME=torch"
             )
         self._embedder = Embedder(said)
         self._pictures, self._failed = task.picture_store(), task.failure_store()

@@ -98,7 +98,8 @@ def verify(a: Keypoints, b: Keypoints, *, seed: int) -> GeometricEvidence:
     if len(a) < _LEAST or len(b) < _LEAST:
         return _whole(a, b, matches=0)
     plain = _attempt(a, b, seed=seed)
-    if plain.inliers >= _DECISIVE and plain.agreement > 0.5:
+    # Bent enough, the mirror image of something symmetric passes for it.
+    if plain.inliers >= _DECISIVE and plain.agreement > 0.5 and not plain.deformed:
         return plain
     flipped = _attempt(a, b.mirrored(), seed=seed)
     if _strength(flipped) > _strength(plain):

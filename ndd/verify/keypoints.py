@@ -94,18 +94,16 @@ def _mirror_order() -> npt.NDArray[np.intp]:
 def grey_within(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
     """(h, w) grey of an (H, W, 3) RGB or (H, W) grey uint8 picture, its longer side at most `side` pixels."""
     # Grey first: one channel is shrunk in a third of the time of three.
-    return _fit(
-        np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8) if pixels.ndim == 3 else pixels, side=side
-    )
+    return _fit(_grey(pixels), side=side)
 
 
-def extract(pixels: npt.NDArray[np.uint8], *, side: int = _SIDE, most: int = _COUNT) -> Keypoints:
+def extract(pixels: npt.NDArray[np.uint8], *, most: int = _COUNT) -> Keypoints:
     """Keypoints of an (H, W, 3) RGB or (H, W) grey uint8 picture; a flat one has none. Deterministic.
 
-    side: longer side of the picture searched, pixels. most: keypoints kept, by contrast.
+    most: keypoints kept, by contrast. They are looked for where the longer side is at most 192 pixels.
     """
     height, width = pixels.shape[:2]
-    grey = grey_within(pixels, side)
+    grey = _grey(_fit(pixels, side=_SIDE))
     # A detector of its own for each call: cv2.SIFT objects keep no state, but sharing one between threads is not promised.
     sift = cv2.SIFT.create(nfeatures=most, contrastThreshold=_CONTRAST)
     found, raw = sift.detectAndCompute(grey, None)
@@ -127,6 +125,10 @@ def extract(pixels: npt.NDArray[np.uint8], *, side: int = _SIDE, most: int = _CO
         width=width,
         height=height,
     )
+
+
+def _grey(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8) if pixels.ndim == 3 else pixels
 
 
 def _root(raw: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ndd.stages.match import Matcher
-from ndd.stages.verify import KeypointStore
-from ndd.stages.votes import FEW, HEARD, PROPOSED, Votes, write_votes
+from ndd.stages.match import STANDOUT, Matcher
+from ndd.stages.verify import VoterStore
+from ndd.stages.votes import LOUD, PROPOSED, Votes, write_votes
 from ndd.types import ImageId
-from ndd.verify.keypoints import extract
+from ndd.verify.glance import FEW
+from ndd.verify.keypoints import VOTERS, VOTING_SIDE, extract, grey_within
 from tests.samples import photographs
 
 Pixels = NDArray[np.uint8]
@@ -43,8 +44,8 @@ def votes_of(
     album: dict[str, Pixels], directory: Path, *, sides: NDArray[np.int64] | None = None
 ) -> tuple[list[str], Votes]:
     names = list(album)
-    KeypointStore(directory / "keypoints").add((ImageId(name), lambda p=p: p) for name, p in album.items())  # type: ignore[misc]
-    store = KeypointStore(directory / "keypoints")
+    VoterStore(directory / "voters").add((ImageId(name), lambda p=p: p) for name, p in album.items())  # type: ignore[misc]
+    store = VoterStore(directory / "voters")
     write_votes(directory / "votes", names, store, sides=np.zeros(len(names), np.int64) if sides is None else sides)
     return names, Votes(directory / "votes", names, store)
 
@@ -60,8 +61,10 @@ def test_a_turned_mirrored_crop_and_its_source_vote_for_each_other(album: dict[s
         mine = ballot.asked == names.index(name)
         best = ballot.found[mine][ballot.votes[mine].argmax()]
         assert names[best] == f"{name}-copy"
-    proposed = named(names, ballot.proposals(most=1))
-    assert len(proposed) <= len(names), "one each"
+    pairs, loud = ballot.proposals(most=1)
+    proposed = named(names, pairs)
+    assert len(proposed) == len(pairs) <= len(names), "one each"
+    assert loud.tolist() == [ballot.of(pair[:1], pair[1:])[0] >= LOUD for pair in pairs]
     assert {(name, f"{name}-copy") for name in names if f"{name}-copy" in names} - proposed <= {
         ("rocket", "rocket-copy")
     }
@@ -98,14 +101,15 @@ def test_only_the_other_side_is_asked(album: dict[str, Pixels], tmp_path: Path) 
 def test_a_picture_without_keypoints_is_silent(album: dict[str, Pixels], tmp_path: Path) -> None:
     names, votes = votes_of(album, tmp_path)
     rows = np.arange(len(names))
-    few = [name for name in names if len(extract(album[name])) < FEW]
+    few = [name for name in names if len(extract(grey_within(album[name], VOTING_SIDE), most=VOTERS)) < FEW]
     assert [names[row] for row in np.flatnonzero(votes.silent(rows))] == few
     assert "~flat" in few
-    assert "~flat" not in {name for pair in named(names, votes.ballot(rows, side=0).proposals(most=9)) for name in pair}
-    assert FEW > 0 < HEARD < PROPOSED
+    pairs, _ = votes.ballot(rows, side=0).proposals(most=9)
+    assert "~flat" not in {name for pair in named(names, pairs) for name in pair}
+    assert FEW > 0 < PROPOSED < LOUD
 
 
-def test_an_unheard_neighbour_is_dropped_unless_it_stands_out_or_is_silent(
+def test_a_neighbour_is_proposed_by_how_far_it_stands_out_and_by_its_votes(
     album: dict[str, Pixels], tmp_path: Path
 ) -> None:
     names, votes = votes_of(album, tmp_path)
@@ -116,16 +120,28 @@ def test_an_unheard_neighbour_is_dropped_unless_it_stands_out_or_is_silent(
     vectors[1] = vectors[0] + 0.3 * vectors[1]  # two photographs that a descriptor takes for each other
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     half = vectors.astype(np.float16)
+    cosine = half.astype(np.float64) @ half.astype(np.float64).T
 
-    def proposed(*, hubness: float, votes: Votes | None) -> set[tuple[str, str]]:
+    def proposed(*, standout: float, votes: Votes | None) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
+        """All pairs, and the sure ones, where the two photographs are that much nearer than strangers."""
         options = {"neighbours": count, "max_distance": 2.0, "hash_bits": 0}
-        matcher = Matcher(half, hashes, np.full(count, 100), votes=votes, hubness_M=np.full(count, hubness), **options)
+        hubness = np.full(count, cosine[0, 1] - standout)
+        matcher = Matcher(half, hashes, np.full(count, 100), votes=votes, hubness_M=hubness, **options)
         found = matcher({"node": np.arange(count)})
-        return named(names, np.stack([found["left"], found["right"]], axis=1))
+        pairs = np.stack([found["left"], found["right"]], axis=1)
+        return named(names, pairs), named(names, pairs[found["sure"]])
 
     pair = (names[0], names[1])
-    assert pair in proposed(hubness=2.0, votes=None)
-    assert pair not in proposed(hubness=2.0, votes=votes), "a crowded corner, and no keypoint in common"
-    assert pair in proposed(hubness=0.0, votes=votes), "much nearer than strangers are"
-    silent = {pair for pair in proposed(hubness=2.0, votes=votes) if "~flat" in pair}
-    assert len(silent) == count - 1, "what has no keypoints cannot vote"
+    assert all(pair in pairs for pairs in proposed(standout=-1.0, votes=None))
+    assert pair not in proposed(standout=-0.1, votes=votes)[0], (
+        "no nearer than strangers, and hardly a keypoint in common"
+    )
+    glanced, sure = proposed(standout=0.19, votes=votes)
+    assert pair in glanced - sure, "nearer: a glance decides"
+    assert pair in proposed(standout=STANDOUT + 0.01, votes=votes)[1], "much nearer than strangers are"
+    flat = names.index("~flat")
+    for row in (0, 5):
+        at = float(cosine[0, 1] - cosine[row, flat])
+        silent = proposed(standout=at + 0.06, votes=votes)[0]
+        assert (names[row], "~flat") in silent, "what has no keypoints cannot vote"
+        assert (names[row], "~flat") not in proposed(standout=at + 0.04, votes=votes)[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,21 @@ from ndd.data.scan import scan
 from ndd.errors import ModelError
 from ndd.find import listing_table
 from ndd.model.directory import describe
-from ndd.parquet import write_table
+from ndd.parquet import read_table, write_table
 from ndd.stages.album import fresh_rows
-from ndd.stages.work import EmbedWork, KeypointWork, MatchWork, SearchTask, VerifyWork, collect, count_votes
+from ndd.stages.chunks import PROPOSALS, ROWS
+from ndd.stages.work import (
+    EmbedWork,
+    GlanceWork,
+    KeypointWork,
+    MatchWork,
+    SearchTask,
+    VerifyWork,
+    VoterWork,
+    collect,
+    count_votes,
+    gather,
+)
 from tests.samples import small_album
 
 
@@ -40,6 +53,11 @@ def make_task(private: Path, model: Path, pictures: Path, config: FindConfig | N
     return task
 
 
+def in_parts(count: int, size: int, name: str) -> Iterator[dict[str, list[int]]]:
+    """{name: rows} of 0 … count − 1, `size` at a time."""
+    return ({name: list(range(at, min(count, at + size)))} for at in range(0, count, size))
+
+
 def run(task: SearchTask, *, size: int, backwards: bool = False) -> None:
     """All steps, cut into chunks of `size`."""
     manifest = task.read_manifest()
@@ -47,18 +65,29 @@ def run(task: SearchTask, *, size: int, backwards: bool = False) -> None:
     embed = EmbedWork(task)
     for at in reversed(starts) if backwards else starts:
         embed(manifest.slice(at, size).to_pydict())
-    keypoints, count = KeypointWork(task), len(task.album())
-    if task.config.verify == "keypoints":
-        for at in range(0, count, size):
-            keypoints({"row": list(range(at, min(count, at + size)))})
+    search(task, size=size)
+
+
+def search(task: SearchTask, *, size: int) -> dict[str, int]:
+    """All steps after embedding; the counts of `collect`."""
+    count = len(task.album())
+    if task.keyed:
         count_votes(task)
     match = MatchWork(task)
-    for at in range(0, count, size):
-        match({"row": list(range(at, min(count, at + size)))})
-    pending = collect(task)["pending"]
+    for part in in_parts(count, size, "row"):
+        match(part)
+    if task.keyed:
+        proposed, glance = gather(task)["pairs"], GlanceWork(task)
+        for part in in_parts(proposed, size, "pair"):
+            glance(part)
+    counts = collect(task)
+    keypoints = KeypointWork(task)
+    for part in in_parts(counts["wanted"], size, "wanted"):
+        keypoints(part)
     verify = VerifyWork(task)
-    for at in range(0, pending, size):
-        verify({"pair": list(range(at, min(pending, at + size)))})
+    for part in in_parts(counts["pending"], size, "pair"):
+        verify(part)
+    return counts
 
 
 def evidence(task: SearchTask) -> dict[tuple[str, str], str]:
@@ -139,6 +168,7 @@ def test_verified_pairs_are_not_verified_again(model: Path, pictures: Path, tmp_
 def test_without_verification_no_keypoints_are_looked_for(model: Path, pictures: Path, tmp_path: Path) -> None:
     task = make_task(tmp_path / "task", model, pictures, FindConfig(verify="none"))
     run(task, size=30)
+    assert not (task.partial / "voters").exists()
     assert not (task.partial / "keypoints").exists()
     assert not evidence(task)
     assert len(task.read_candidates()) > 0
@@ -149,17 +179,58 @@ def test_a_picture_that_vanishes_before_verification_is_reported(model: Path, tm
     task = make_task(tmp_path / "task", model, pictures)
     EmbedWork(task)(task.read_manifest().to_pydict())
     (pictures / "coffee.png").unlink()
-    everything = {"row": list(range(len(task.album())))}
-    KeypointWork(task)(everything)
-    count_votes(task)
-    MatchWork(task)(everything)
-    counts = collect(task)
-    VerifyWork(task)({"pair": list(range(counts["pending"]))})
+    counts = search(task, size=1000)
     album = task.album()
     names = dict(zip(album.texts("id"), album.texts("path"), strict=True))
     (failure,) = task.keypoint_store().failures(names)
     assert (failure.path, failure.stage) == ("coffee.png", "verify")
     assert counts["pending"] > len(evidence(task)) > 0
+
+
+def test_only_what_is_to_be_verified_is_looked_at_in_detail(model: Path, pictures: Path, tmp_path: Path) -> None:
+    task = make_task(tmp_path / "task", model, pictures)
+    run(task, size=30)
+    ids = task.album().texts("id")
+    seen, voters = task.keypoint_store(), task.voter_store()
+    verified = {id for pair in evidence(task) for id in pair}
+    assert {id for id in ids if id in seen} == verified
+    flat = set(np.asarray(ids)[task.album().table.column("flat").to_numpy()].tolist())
+    assert {id for id in ids if id in voters} == set(ids) - flat
+
+
+def test_voters_of_reused_pictures_are_those_of_new_ones(model: Path, pictures: Path, tmp_path: Path) -> None:
+    new, reused = (make_task(tmp_path / name, model, pictures) for name in ("new", "reused"))
+    EmbedWork(new)(new.read_manifest().to_pydict())
+    EmbedWork(dataclasses.replace(reused, config=FindConfig(verify="none")))(reused.read_manifest().to_pydict())
+    album = reused.album()
+    counts = VoterWork(reused)({"row": list(range(len(album)))})
+    assert counts["images"] == len(album) > counts["voters"] > 0
+    for id in album.texts("id"):
+        first, second = (task.voter_store().voters(id) for task in (new, reused))
+        assert (first is None) == (second is None)
+        if first is not None and second is not None:
+            for name in ("descriptors", "words", "octaves", "angles"):
+                assert np.array_equal(getattr(first, name), getattr(second, name))
+    assert VoterWork(reused)({"row": list(range(len(album)))})["voters"] == 0, "not twice"
+
+
+def test_a_pair_that_anyone_is_sure_of_is_not_glanced_at(model: Path, pictures: Path, tmp_path: Path) -> None:
+    task = make_task(tmp_path / "task", model, pictures)
+    EmbedWork(task)(task.read_manifest().to_pydict())
+    paths = task.album().texts("path")
+    cat, coffee, rocket = (paths.index(name) for name in ("cat.png", "coffee.png", "rocket.png"))
+    pairs = [sorted(pair) for pair in ((cat, coffee), (cat, rocket))]
+    # Proposed twice, and sure once: sure. Strangers: a glance alone would leave neither.
+    rows = {"left": [p[0] for p in pairs * 2], "right": [p[1] for p in pairs * 2], "sure": [False, False, True, False]}
+    task.proposal_store().write(rows, of=range(4))
+    assert gather(task) == {"pairs": 2}
+    listed = read_table(task.proposed, PROPOSALS).to_pylist()
+    assert [(row["left"], row["right"]) for row in listed] == sorted((left, right) for left, right in pairs)
+    assert GlanceWork(task)({"pair": [0, 1]}) == {"pairs": 2, "left": 1}
+    assert task.seen_store().read().to_pylist() == [{"left": pairs[0][0], "right": pairs[0][1]}]
+    counts = collect(task)
+    assert counts == {"pairs": 1, "verify": 1, "pending": 1, "wanted": 2}
+    assert read_table(task.wanted, ROWS).column("row").to_pylist() == pairs[0]
 
 
 def test_a_worker_with_another_embedding_refuses(model: Path, pictures: Path, tmp_path: Path) -> None:
