@@ -35,6 +35,7 @@ from ndd.stages.album import fresh_rows
 from ndd.stages.chunks import FAILED, MANIFEST
 from ndd.stages.complete import complete
 from ndd.stages.conclude import conclude
+from ndd.stages.task import SearchTask
 from ndd.stages.work import (
     Batch,
     Counts,
@@ -42,7 +43,6 @@ from ndd.stages.work import (
     GlanceWork,
     KeypointWork,
     MatchWork,
-    SearchTask,
     VerifyWork,
     VoterWork,
     collect,

@@ -197,14 +197,19 @@ def _less_detail(member: Candidate, kept: Candidate) -> str:
     return "enlarged, less detail" if member.pixels > kept.pixels else "less detail"
 
 
-def _set_apart(member: Candidate) -> str:
-    return f"{member.oddity.what}, unlike the other copies" if member.oddity else "unlike the other copies"
+def _set_apart(member: Candidate, kept: Candidate) -> str:
+    """What was done to it if it was made from the one that is kept: the others' edits are not its own."""
+    if member.oddity is None:
+        return "unlike the other copies"
+    if kept.path in member.oddity.against:
+        return f"{member.oddity.against[kept.path]}, unlike the one that is kept"
+    return f"{member.oddity.what}, unlike the other copies"
 
 
 _STEPS: tuple[_Step, ...] = (
     (_whole, "the whole picture", lambda member, kept: "cut off"),
     (_detailed(_FAR), "sharpest of {n}", _less_detail),
-    (_in_the_middle, "what the other copies have in common", lambda member, kept: _set_apart(member)),
+    (_in_the_middle, "what the other copies have in common", _set_apart),
     (_nothing_added, "nothing added", lambda member, kept: "blank area added"),
     (_detailed(_SIMILAR), "sharpest of {n}", _less_detail),
     (_larger, "largest of {n}", lambda member, kept: "fewer pixels"),

@@ -40,10 +40,14 @@ _Near = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class Oddity:
-    """How far a copy is from the others (0: like all of them), and what sets it apart most."""
+    """How far a copy is from the others (0: like all of them), and what sets it apart most.
+
+    what: of the others together. against: of each one that it was compared with and is unlike.
+    """
 
     far: float
     what: str
+    against: Mapping[str, str]
 
 
 def oddities(
@@ -74,8 +78,16 @@ def oddities(
         for other, edits in _unlike(near[path]):
             weight, total = weight + vote[other], total + vote[other] * _total(edits)
         worst = {name: sum(vote[other] * edits[name] for other, edits in _unlike(near[path])) for name in _WEIGHTS}
-        found[path] = Oddity(far=round(total / max(weight, 1e-9), 6), what=max(worst, key=worst.__getitem__))
+        found[path] = Oddity(
+            far=round(total / max(weight, 1e-9), 6),
+            what=_most(worst),
+            against={other: _most(edits) for other, edits in _unlike(near[path])},
+        )
     return found
+
+
+def _most(edits: Mapping[str, float]) -> str:
+    return max(edits, key=edits.__getitem__)
 
 
 def _unlike(near: _Near) -> list[tuple[str, Mapping[str, float]]]:

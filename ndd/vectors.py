@@ -19,7 +19,8 @@ from ndd.model.directory import describe, resolve
 from ndd.parquet import write_table
 from ndd.provenance import code_version
 from ndd.stages.album import fresh_rows
-from ndd.stages.work import EmbedWork, SearchTask
+from ndd.stages.task import SearchTask
+from ndd.stages.work import EmbedWork
 from ndd.tables import write_vectors
 from ndd.types import Failure
 

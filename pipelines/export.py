@@ -15,9 +15,6 @@ from ndd.errors import NothingReadable
 
 __all__ = ["add_arguments", "canvases", "run"]
 
-_MOST = 512
-"""Pictures used: half of them calibrate, half of them judge."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
@@ -42,12 +39,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def canvases(paths: list[str], *, size: int) -> NDArray[np.uint8]:
-    """Up to 512 readable pictures below `paths` as the model sees them (N, size, size, 3), spread over the listing."""
+    """Up to MOST readable pictures below `paths` as the model sees them (N, size, size, 3), spread over the listing."""
     from ndd.data.scan import scan
+    from ndd.model.export import MOST
 
     sources, _ = scan(paths)
-    step = max(1, len(sources) // _MOST)
-    found = list(_readable([Path(source.uri) for source in sources[::step][:_MOST]], size))
+    step = max(1, len(sources) // MOST)
+    found = list(_readable([Path(source.uri) for source in sources[::step][:MOST]], size))
     if not found:
         raise NothingReadable(f"{', '.join(paths)}: no picture there that can be read; name a folder with photographs")
     return np.stack(found)

@@ -10,10 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from ndd.errors import ModelError
+from ndd.images import to_square
 from ndd.model import checkpoint
 from ndd.model.directory import describe
+from ndd.model.runtime import RUNTIME
 from ndd.runs import code_version
 from ndd.training.card import model_card
 from ndd.training.config import TrainConfig
@@ -126,6 +130,22 @@ def _fit_on_ray(
     )
 
 
+def _export_too(model: Path, init: Path, data: TrainData, *, seed: int) -> None:
+    """What was refined from a model with a `runtime/` gets one too, or every search with it would be several times slower."""
+    before = describe(init).runtime
+    if before is None or (model / RUNTIME).is_dir():
+        return
+    from ndd.model.export import MOST, export
+
+    images, side = data.store.open(), describe(model, engine="torch").config.image_size
+    rows = np.sort(np.random.default_rng([seed, 0x58]).permutation(data.split.training)[:MOST])
+    canvases = np.stack([to_square(np.ascontiguousarray(images[row]), side) for row in rows])
+    try:
+        export(model, canvases, precision=before.precision)
+    except ModelError as error:  # too few pictures, or too far from the reference: torch does it
+        sys.stderr.write(f"{error}\n")
+
+
 def _saved(config: TrainConfig, out: Path) -> TrainState | None:
     if not (out / "state.pt").is_file():
         return None
@@ -146,6 +166,8 @@ def _conclude(
         settings, seed = state.config.finish, state.config.seed
         background = finish(network, data.store.open(), rows, settings, seed=seed, init=init)
         checkpoint.save(model, network, card=card, background=background)
+    if init is not None:
+        _export_too(model, init, data, seed=state.config.seed)
     said = describe(model)
     return {
         "model": str(model),

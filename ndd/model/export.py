@@ -12,7 +12,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from ndd.model.runtime import (
     NETWORK,
     RUNTIME,
     OpenVinoNetwork,
+    Precision,
     Runtime,
     content_digest,
     cpu_settings,
@@ -36,7 +37,10 @@ from ndd.model.runtime import (
 from ndd.model.siamese import SiameseEmbedder
 from ndd.stages.embed import MICRO_BATCH, Embedder
 
-__all__ = ["LEAST_AGREEMENT", "export"]
+__all__ = ["LEAST_AGREEMENT", "MOST", "export"]
+
+MOST = 512
+"""Pictures that are enough: half of them calibrate, half of them judge."""
 
 LEAST_AGREEMENT = 0.995
 """Least mean cosine between exported and reference vectors; a network below it is not written."""
@@ -45,7 +49,7 @@ _LEVELS = 256
 
 
 def export(
-    directory: str | os.PathLike[str], canvas_NSS3: NDArray[np.uint8], *, precision: Literal["int8", "fp32"] = "int8"
+    directory: str | os.PathLike[str], canvas_NSS3: NDArray[np.uint8], *, precision: Precision = "int8"
 ) -> Runtime:
     """Write `runtime/` of a model directory, whole or not at all.
 

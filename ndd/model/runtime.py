@@ -19,7 +19,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +32,17 @@ __all__ = [
     "NETWORK",
     "RUNTIME",
     "OpenVinoNetwork",
+    "Precision",
     "Runtime",
     "chosen",
     "cpu_settings",
+    "has_eight_bits",
     "load_openvino",
     "read",
 ]
+
+Precision = Literal["int8", "fp32"]
+"""Of the backbone."""
 
 RUNTIME, FACTS, NETWORK = "runtime", "runtime.json", "network.xml"
 ENGINES = ("auto", "torch", "openvino")
@@ -62,7 +67,7 @@ class Runtime:
 
     directory: Path
     engine: str
-    precision: str
+    precision: Precision
     batch: int
     source: str
     content: str
@@ -92,7 +97,7 @@ def chosen(directory: Path, *, source: str, engine: str | None = None) -> Runtim
                 "NDD_RUNTIME is openvino and the package openvino is missing; pip install 'openvino>=2026.0'"
             )
         return None
-    if offered.precision == "int8" and not _has_eight_bits():
+    if offered.precision == "int8" and not has_eight_bits():
         if asked == "openvino":
             raise ModelError(
                 f"NDD_RUNTIME is openvino, {offered.directory} is int8, and this processor has none of "
@@ -102,7 +107,7 @@ def chosen(directory: Path, *, source: str, engine: str | None = None) -> Runtim
     return offered
 
 
-def _has_eight_bits() -> bool:
+def has_eight_bits() -> bool:
     """Whether the processor is known to compute with 8-bit integers exactly."""
     try:
         said = _PROCESSOR.read_text("utf-8", "replace")
@@ -121,6 +126,10 @@ def read(directory: Path, *, source: str) -> Runtime | None:
         facts = {name: kind(said[name]) for name, kind in _FIELDS.items()}
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{place / FACTS}: damaged ({error!r}); remove {RUNTIME}/ or export again") from error
+    if facts["precision"] not in get_args(Precision):
+        raise ModelError(
+            f"{place / FACTS}: precision {facts['precision']!r} is none of {', '.join(get_args(Precision))}"
+        )
     if facts["source"] != source:
         raise ModelError(f"{place}: made from other weights than lie beside it; remove it or export again")
     if facts["content"] != content_digest(place):

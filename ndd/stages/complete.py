@@ -6,7 +6,8 @@ import numpy as np
 
 from ndd.stages.group import completing
 from ndd.stages.match import merge
-from ndd.stages.work import Counts, SearchTask, put_candidates
+from ndd.stages.task import SearchTask
+from ndd.stages.work import Counts, put_candidates
 
 __all__ = ["complete"]
 

@@ -20,7 +20,7 @@ from ndd.medoid import Oddity, oddities
 from ndd.report import ReportGroup, ReportMember, ReportPair, write_report
 from ndd.stages.album import Album
 from ndd.stages.group import Verdicts, judge, parts
-from ndd.stages.work import SearchTask
+from ndd.stages.task import SearchTask
 from ndd.tables import GroupRow, PairRow, write_failures, write_groups, write_pairs
 from ndd.types import Relation
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from ndd.groups import Link, completions, group
 from ndd.stages.album import Album
 from ndd.stages.match import merge, pair_distances, pair_hash_bits
+from ndd.stages.task import SearchTask
 from ndd.stages.verify import evidence_values, from_text
-from ndd.stages.work import SearchTask, decided_rows
+from ndd.stages.work import decided_rows
 from ndd.tables import PairRow
 from ndd.types import Failure, Relation
 from ndd.verify.geometry import GeometricEvidence

@@ -263,8 +263,13 @@ def test_exactly_one_is_kept_in_any_order(members: list[Candidate], rng: Any) ->
 
 
 def test_what_sets_a_copy_apart_from_all_others_decides_before_its_format() -> None:
-    odd = {"source.webp": Oddity(0.1, "turned"), "mirror.png": Oddity(0.6, "mirrored"), "b.jpg": Oddity(0.13, "turned")}
-    formats = {"source.webp": "WEBP", "mirror.png": "PNG", "b.jpg": "JPEG"}
+    odd = {
+        "source.webp": Oddity(0.1, "turned", {"mirror.png": "mirrored"}),
+        "mirror.png": Oddity(0.6, "mirrored", {"b.jpg": "turned"}),
+        "b.jpg": Oddity(0.13, "turned", {"mirror.png": "turned"}),
+        "small.png": Oddity(0.4, "turned", {"source.webp": "details changed", "mirror.png": "turned"}),
+    }
+    formats = {"source.webp": "WEBP", "mirror.png": "PNG", "b.jpg": "JPEG", "small.png": "PNG"}
     members = [
         copy(path, format=formats[path], oddity=odd[path], exif_fields=int(path == "source.webp")) for path in odd
     ]
@@ -272,10 +277,11 @@ def test_what_sets_a_copy_apart_from_all_others_decides_before_its_format() -> N
     assert {path: reason for path, _, reason in rows} == {
         "source.webp": "kept: 4000×3000 WEBP, what the other copies have in common",
         "mirror.png": "same picture, 4000×3000, mirrored, unlike the other copies",
+        "small.png": "same picture, 4000×3000, details changed, unlike the one that is kept",
         "b.jpg": "same picture, 4000×3000, 0 EXIF fields, not 1",
     }
     assert kept(*members, copy("stranger.png", format="PNG")) == "stranger.png", (
         "nothing known: nothing held against it"
     )
-    tiny = copy("tiny.jpg", width=400, height=300, detail=9e4, oddity=Oddity(0.0, "turned"))
+    tiny = copy("tiny.jpg", width=400, height=300, detail=9e4, oddity=Oddity(0.0, "turned", {}))
     assert kept(*members, tiny) == "source.webp", "a thumbnail is no source, however alike"

@@ -79,6 +79,16 @@ def test_what_sets_a_copy_apart_is_named() -> None:
     assert {name: found[name][1] for name in COPIES} == {name: what for name, (_, _, what) in COPIES.items()}
 
 
+def test_what_lies_between_two_copies_is_named_for_each() -> None:
+    """A turned copy is turned whomever one asks; against it alone the others are turned too."""
+    names = ["source", *COPIES]
+    found = oddities(names, [pair(a, b) for a, b in itertools.combinations(names, 2)], dict.fromkeys(names, SIZE))
+    for name, (_, _, what) in COPIES.items():
+        assert found[name].against["source"] == found["source"].against[name] == what
+    assert found["caption"].against["turned"] == found["turned"].against["caption"] == "turned"
+    assert found["caption"].what == "details changed"
+
+
 def test_a_copy_passed_on_many_times_counts_once() -> None:
     found = odd("source", "mirror", *(f"caption{n}" for n in range(9)))
     assert min(found, key=lambda name: found[name][0]) == "source"

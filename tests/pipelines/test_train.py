@@ -6,6 +6,7 @@ import argparse
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from ndd.data.pack import load_pack
 from ndd.errors import StoreError
 from ndd.images import read_file
 from ndd.model import checkpoint
+from ndd.model.directory import describe
+from ndd.model.export import export
 from ndd.tables import read_failures
 from ndd.types import Decision, Verdict, image_id
 from pipelines import train
@@ -178,15 +181,21 @@ def test_fine_tuning_on_decisions(
                 relation=None, reviewer="a", time=datetime.now(UTC), embedding_digest="0" * 64, scorer_digest="0" * 64,
             )
         )  # fmt: skip
+    init = Path(shutil.copytree(out / "model", tmp_path / "init"))
+    export(init, np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8), precision="fp32")
     small = ["--set", "examples=32", "--set", "epochs=1", "--set", 'stages=[{"until": 1, "size": 32, "batch": 16}]']
-    arguments = ["--init", out / "model", "--decisions", tmp_path / "decisions", *small, *QUICK[2:]]
+    arguments = ["--init", init, "--decisions", tmp_path / "decisions", *small, *QUICK[2:]]
     assert run_here("--data", out / "pack", "--out", tmp_path / "run", "--recipe", "loop_cpu", *arguments) == 0
     summary = json.loads(capsys.readouterr().out)
-    before, after = checkpoint.load(out / "model"), checkpoint.load(tmp_path / "run" / "model")
+    before, after = checkpoint.load(init), checkpoint.load(tmp_path / "run" / "model")
     assert after.config == before.config
     assert after.embedding_digest != before.embedding_digest
     assert summary["data"]["decisions"]["duplicate"] + summary["data"]["decisions"]["distinct"] >= 1
     assert (tmp_path / "run" / "hard-0000.npz").is_file()
+    exported = describe(tmp_path / "run" / "model")
+    assert exported.runtime is not None, "it is to be searched with as quickly as what it comes from"
+    assert exported.runtime.precision == "fp32"
+    assert summary["embedding_digest"] == exported.embedding_digest != after.embedding_digest
     for name, value in before.model.state_dict().items():  # BatchNorm is left as it was
         if "running" in name:
             assert torch.equal(after.model.state_dict()[name], value), name

@@ -21,7 +21,7 @@ from ndd.images import to_square
 from ndd.model import checkpoint
 from ndd.model.directory import describe
 from ndd.model.export import export
-from ndd.model.runtime import load_openvino
+from ndd.model.runtime import has_eight_bits, load_openvino
 from ndd.model.siamese import SiameseEmbedder
 from ndd.stages.embed import MICRO_BATCH, Embedder
 from tests.samples import photographs
@@ -56,6 +56,8 @@ def canvases() -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, canvases: NDArray[np.uint8]) -> Path:
+    if not has_eight_bits():
+        pytest.skip("this processor has no instructions for 8-bit networks")
     directory = model_directory(tmp_path_factory.mktemp("models") / "model", {})
     export(directory, canvases)
     return directory
@@ -135,8 +137,38 @@ def test_without_the_package_torch_makes_the_vectors(exported: Path, monkeypatch
     assert describe(exported).runtime is None
     assert describe(exported).embedding_digest == describe(exported, engine="torch").embedding_digest
     monkeypatch.setenv("NDD_RUNTIME", "openvino")
-    with pytest.raises(ModelError, match=r"openvino is missing; pip install 'ndd\[runtime\]'"):
+    with pytest.raises(ModelError, match="openvino is missing; pip install 'openvino>=2026.0'"):
         describe(exported)
+
+
+@pytest.mark.parametrize(
+    ("flags", "made"),
+    [("fpu avx2 avx512f avx512_vnni", "int8"), ("fpu avx2 avx_vnni", "int8"), ("fpu avx2 avx512f", None), (None, None)],
+)
+def test_eight_bits_are_for_processors_that_add_them_up_exactly(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str | None, made: str | None
+) -> None:
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: One with avx512_vnni\nflags\t\t: {flags}\n")
+    monkeypatch.setattr("ndd.model.runtime._PROCESSOR", tmp_path / "cpuinfo")
+    runtime = describe(exported).runtime
+    assert (runtime.precision if runtime else None) == made
+    monkeypatch.setenv("NDD_RUNTIME", "openvino")
+    if made is None:
+        with pytest.raises(ModelError, match="this processor has none of amx_int8, avx512_vnni, avx_vnni"):
+            describe(exported)
+    else:
+        assert describe(exported).runtime is not None
+
+
+def test_single_precision_is_for_every_processor(
+    canvases: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = model_directory(tmp_path / "model", {"kind": "none"})
+    export(directory, canvases, precision="fp32")
+    monkeypatch.setattr("ndd.model.runtime._PROCESSOR", tmp_path / "none")
+    runtime = describe(directory).runtime
+    assert runtime is not None and runtime.precision == "fp32"
 
 
 def test_what_cannot_be_used_is_named(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,6 +181,9 @@ def test_what_cannot_be_used_is_named(exported: Path, tmp_path: Path, monkeypatc
         describe(directory)
     facts.write_text(json.dumps({**said, "source": "0" * 64}))
     with pytest.raises(ModelError, match="made from other weights"):
+        describe(directory)
+    facts.write_text(json.dumps({**said, "precision": "int4"}))
+    with pytest.raises(ModelError, match="precision 'int4' is none of int8, fp32"):
         describe(directory)
     facts.write_text("{}")
     with pytest.raises(ModelError, match="damaged"):

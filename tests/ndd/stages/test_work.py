@@ -19,12 +19,12 @@ from ndd.model.directory import describe
 from ndd.parquet import read_table, write_table
 from ndd.stages.album import fresh_rows
 from ndd.stages.chunks import PROPOSALS, ROWS
+from ndd.stages.task import SearchTask
 from ndd.stages.work import (
     EmbedWork,
     GlanceWork,
     KeypointWork,
     MatchWork,
-    SearchTask,
     VerifyWork,
     VoterWork,
     collect,
