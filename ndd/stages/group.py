@@ -21,7 +21,7 @@ from ndd.stages.work import decided_rows
 from ndd.tables import PairRow
 from ndd.types import Failure, Relation
 from ndd.verify.geometry import GeometricEvidence
-from ndd.verify.score import PairEvidence, Scorer, estimate_prior, relation_of, threshold_for_precision
+from ndd.verify.score import PairEvidence, Scorer, estimate_prior, least_score, relation_of, threshold_for_precision
 
 __all__ = ["Verdicts", "completing", "judge", "parts"]
 
@@ -84,9 +84,8 @@ class _Judge:
         scores = self.scorer.score(evidence)
         prior = estimate_prior(scores, prior=self.scorer.prior)
         found = _Candidates(left, right, evidence, self.scorer.with_prior(prior).score(evidence))
-        # A pair that is likelier distinct is not accepted, even where many sure ones would make up for it.
-        asked = self.config.threshold
-        threshold = max(threshold_for_precision(found.scores, self.config.precision), 0.5) if asked is None else asked
+        asked, wanted = self.config.threshold, self.config.precision
+        threshold = max(threshold_for_precision(found.scores, wanted), least_score(wanted)) if asked is None else asked
         rows = [self._row(found, at, threshold) for at in range(len(found.left))]
         accepted = [row for row in rows if row.duplicate]
         rows = [row for row in rows if row.duplicate or row.score >= self.config.floor]

@@ -30,6 +30,7 @@ __all__ = [
     "PairEvidence",
     "Scorer",
     "estimate_prior",
+    "least_score",
     "expand",
     "features",
     "relation_of",
@@ -112,6 +113,7 @@ DEFAULT_CALIBRATION: Mapping[str, Any] = {
 """Used where a model directory has no calibration.json: fitted without a descriptor, so it trusts geometry and hash."""
 
 _EPSILON = 1e-9
+_DOUBT = 20
 _RAMP = re.compile(r"(\w+)\[(-?[\d.]+):(-?[\d.]+)\]")
 
 
@@ -252,6 +254,15 @@ def threshold_for_precision(scores: npt.ArrayLike, q: float) -> float:
     last_of_tie = np.append(ordered[1:] < ordered[:-1], True)
     good = np.flatnonzero(last_of_tie & (means >= q - 1e-12))
     return float(ordered[good[-1]]) if len(good) else float(q)
+
+
+def least_score(q: float) -> float:
+    """The score below which no pair is accepted where a precision of q is wanted, in [.5, 1].
+
+    Where sure pairs abound, the mean would make up for any number of doubtful ones, and the estimate is poorest among those
+    (drawings of one hand, say). So a pair may be _DOUBT times as doubtful as the average is to be, and never likelier distinct.
+    """
+    return max(0.5, 1.0 - _DOUBT * (1.0 - q))
 
 
 def relation_of(evidence: PairEvidence) -> Relation | None:

@@ -19,6 +19,7 @@ from ndd.verify.score import (
     PairEvidence,
     Scorer,
     estimate_prior,
+    least_score,
     features,
     relation_of,
     threshold_for_precision,
@@ -285,3 +286,8 @@ def test_no_candidate_good_enough_accepts_none(scores: list[float]) -> None:
 )
 def test_relations(pair: PairEvidence, relation: Relation | None) -> None:
     assert relation_of(pair) is relation
+
+
+@pytest.mark.parametrize(("q", "least"), [(0.9, 0.5), (0.97, 0.5), (0.99, 0.8), (0.999, 0.98), (1.0, 1.0)])
+def test_no_pair_is_accepted_that_is_much_more_doubtful_than_wanted(q: float, least: float) -> None:
+    assert least_score(q) == pytest.approx(max(0.5, least))
