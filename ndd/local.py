@@ -1,4 +1,5 @@
-"""The single-process runner: threads, one core each. Decoding, the network and keypoints all release Python's lock."""
+"""The single-process runner: threads, one core each. Decoding, the network and keypoints release Python's lock; work that
+holds it runs on one thread."""
 
 from __future__ import annotations
 
@@ -28,9 +29,12 @@ class LocalRunner:
         if not len(items):
             return tally
         do = work(task)
-        size = chunk_size(block, self.workers)
+        # Threads that wait for Python's lock cost more than they give: two took 1.6 times the processor time of one for
+        # glances, and longer.
+        workers = 1 if getattr(work, "holds_lock", False) else self.workers
+        size = chunk_size(block, workers)
         chunks = [items.slice(start, min(size, block - at)) for start, at in _cuts(len(items), block, size)]
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="worker") as pool:
+        with ThreadPoolExecutor(workers, thread_name_prefix="worker") as pool:
             waiting = [pool.submit(_one, do, chunk) for chunk in chunks]
             try:
                 for done in as_completed(waiting):

@@ -1,13 +1,14 @@
 """A search cut into pieces of work whose results lie on disk: what the runners hand to threads or to Ray.
 
 Each `…Work` is made once per worker and called with a batch (a dict of columns, one item of work per row). It writes one
-chunk and answers with counts, so whoever hands out the work needs no memory for the results.
+chunk and answers with counts, so whoever hands out the work needs no memory for the results. `holds_lock` says that it
+computes in Python most of the time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,9 @@ __all__ = [
 
 Batch = Mapping[str, Any]
 Counts = dict[str, int]
+
+_KEPT = 512
+"""Pictures whose voters stay in memory, 8 KiB each."""
 
 
 class EmbedWork:
@@ -198,12 +202,17 @@ def gather(task: SearchTask) -> Counts:
 class GlanceWork:
     """Glance at pairs {"pair": rows of the list of proposed pairs} → one chunk of those that are worth a look."""
 
+    holds_lock = True
+
     def __init__(self, task: SearchTask) -> None:
         proposed = read_table(task.proposed, PROPOSALS)
         self._left, self._right = (proposed.column(name).to_numpy() for name in ("left", "right"))
         self._sure = proposed.column("sure").to_numpy(zero_copy_only=False)
         self._ids = task.album().texts("id")
         self._voters, self._store = task.voter_store(), task.seen_store()
+        self._of = lru_cache(_KEPT)(
+            self._voters.get
+        )  # the list is sorted: most pictures are seen several times in a row
 
     def __call__(self, batch: Batch) -> Counts:
         """Counts: pairs, left (of them)."""
@@ -216,7 +225,7 @@ class GlanceWork:
         ids = [self._ids[int(side[at])] for side in (self._left, self._right)]
         if not all(id in self._voters for id in ids):
             return True  # flat, or not to be read any more: not for a glance to decide
-        left, right = (self._voters.get(id) for id in ids)
+        left, right = (self._of(id) for id in ids)
         return left is None or right is None or glance(left, right)
 
 
@@ -292,6 +301,8 @@ def _unverified(task: SearchTask, ids: Sequence[str], pairs: NDArray[np.int64]) 
 
 class VerifyWork:
     """Compare keypoints of pairs {"pair": rows of the list of pending pairs} → one chunk of evidence."""
+
+    holds_lock = True
 
     def __init__(self, task: SearchTask) -> None:
         candidates = read_table(task.pending, PAIRS)

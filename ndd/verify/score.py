@@ -30,9 +30,9 @@ __all__ = [
     "PairEvidence",
     "Scorer",
     "estimate_prior",
-    "least_score",
     "expand",
     "features",
+    "least_score",
     "relation_of",
     "threshold_for_precision",
 ]
