@@ -102,7 +102,8 @@ class IndexStore:
         if embedding_digest != self.embedding_digest:
             raise DigestMismatch(
                 f"{self.root}: holds vectors of the model {self.embedding_digest[:12]}…, asked with "
-                f"{embedding_digest[:12]}…; use that model (--model), or add the pictures to a new index"
+                f"{embedding_digest[:12]}…; use that model (--model; if it is the same, set "
+                "NDD_RUNTIME as where the index was made), or add the pictures to a new index"
             )
 
     def __enter__(self) -> Self:

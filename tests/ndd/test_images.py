@@ -10,12 +10,13 @@ from functools import cache
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageFile, ImageOps
+import simplejpeg
+from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from ndd.config import DecodeLimits
 from ndd.errors import DecodeError
 from ndd.images import decode, fit_within, to_square
-from tests.ndd.pictures import difference, encode, encode_heic, encodings, expected, photo, png, tiff_block
+from tests.ndd.pictures import Array, difference, encode, encode_heic, encodings, expected, photo, png, tiff_block
 
 EXACT = {
     "png", "grey png 16", "apng", "webp lossless", "tiff", "tiff lzw", "tiff deflate", "tiff big",
@@ -151,6 +152,75 @@ def test_scaled_decoding_keeps_the_shorter_side(min_side: int) -> None:
     assert picture.pixels.shape == (-(-96 // scale), -(-140 // scale), 3)
     assert (picture.width, picture.height) == (140, 96)
     assert np.array_equal(decode(encodings()["png"], min_side=min_side).pixels, photo())
+
+
+def test_scaled_decoding_keeps_the_longer_side_too() -> None:
+    wide = encode(np.tile(photo()[:48], (1, 4, 1)), "JPEG")  # 560 × 48
+    for picture in (wide, encode(np.tile(photo()[:48], (1, 4, 1)).transpose(1, 0, 2), "JPEG")):
+        assert max(decode(picture, min_side=6).pixels.shape) == 70
+        assert max(decode(picture, min_side=6, min_longer=100).pixels.shape) == 140
+        assert max(decode(picture, min_side=6, min_longer=281).pixels.shape) == 560
+
+
+def _by_pillow(content: bytes, min_side: int | None) -> Array | str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ndd.images._plain_jpeg", lambda *arguments: None)
+        return _tried(content, min_side)
+
+
+def _tried(content: bytes, min_side: int | None) -> Array | str:
+    try:
+        return decode(content, min_side=min_side).pixels
+    except DecodeError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("min_side", [None, 20, 40, 90])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_ordinary_jpegs_have_pillows_pixels(
+    min_side: int | None, subsampling: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = []
+    monkeypatch.setattr(
+        "simplejpeg.decode_jpeg", lambda *a, _do=simplejpeg.decode_jpeg, **k: quick.append(1) or _do(*a, **k)
+    )
+    options = [{"quality": 30}, {"quality": 95}, {"progressive": True}, {"restart_marker_blocks": 3}]
+    for width, height in ((140, 96), (139, 95), (129, 91), (97, 96)):
+        for option in options:
+            content = encode(photo()[:height, :width], "JPEG", subsampling=subsampling, **option)
+            assert np.array_equal(decode(content, min_side=min_side).pixels, _by_pillow(content, min_side))
+    assert len(quick) == 4 * len(options)
+
+
+def test_other_jpegs_are_left_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.fromarray(photo())
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    others = [
+        encode(image.convert("L"), "JPEG"),
+        encode(image.convert("CMYK"), "JPEG"),
+        encode(image, "JPEG", keep_rgb=True),
+        encode(image, "JPEG", icc_profile=profile),
+    ]
+    monkeypatch.delattr("simplejpeg.decode_jpeg")
+    for content in others:
+        assert decode(content).pixels.shape == (96, 140, 3)
+    with pytest.raises(AttributeError):
+        decode(encodings()["jpeg"])
+
+
+@pytest.mark.parametrize("name", ["jpeg", "jpeg progressive"])
+def test_damage_in_a_jpeg_is_answered_as_by_pillow(name: str) -> None:
+    """Whatever libjpeg only warns of is Pillow's to decide: both refuse it, or both read on."""
+    rng = np.random.default_rng(0)
+    answers = set()
+    for _ in range(60):
+        content = bytearray(encodings()[name])
+        for at in rng.integers(200, len(content) - 2, 3).tolist():
+            content[at] = int(rng.integers(0, 256))
+        ours, theirs = _tried(bytes(content), 30), _by_pillow(bytes(content), 30)
+        assert ours == theirs if isinstance(ours, str) or isinstance(theirs, str) else np.array_equal(ours, theirs)
+        answers.add(isinstance(ours, str))
+    assert False in answers
 
 
 @pytest.mark.parametrize("name", encodings())

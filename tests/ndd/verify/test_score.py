@@ -19,8 +19,8 @@ from ndd.verify.score import (
     PairEvidence,
     Scorer,
     estimate_prior,
-    least_score,
     features,
+    least_score,
     relation_of,
     threshold_for_precision,
 )
