@@ -36,7 +36,8 @@ __all__ = [
 ]
 
 PREPROCESSING = {
-    "version": 1,
+    "version": 2,
+    "decode": "JPEG at 1/2, 1/4 or 1/8 where 160 and 240 pixels are left, or twice the canvas",
     "resize": "area, squashed to a square",
     "range": "0…1 RGB",
     "precision": "fp32, stored as fp16",
