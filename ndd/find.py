@@ -1,6 +1,6 @@
 """One search, from folders to groups: the order of the steps, whoever runs them.
 
-scan → embed → votes → match → glance → collect → keypoints → verify → complete → keypoints → verify → conclude. Every
+scan → embed → join → votes → match → glance → collect → keypoints → verify → complete → keypoints → verify → conclude. Every
 step's result lies on disk, so a search that was stopped goes on where it was, and the process that leads it holds counts
 only.
 """
@@ -48,6 +48,7 @@ from ndd.stages.work import (
     collect,
     count_votes,
     gather,
+    join_album,
 )
 from ndd.tables import write_failures
 from ndd.types import Failure
@@ -222,6 +223,7 @@ class _Search:
         readable = reused + _good(embedded)
         if not readable:
             self._give_up()
+        self._call("join", join_album)
         if self.task.keyed:
             if reused:  # the others have been looked at while they were embedded
                 self._map("voters", VoterWork, _numbers("row", range(readable)))
@@ -317,6 +319,7 @@ class _Search:
                     shutil.rmtree(directory)
         for store in (self.task.proposal_store(), self.task.seen_store(), self.task.failure_store()):
             shutil.rmtree(store.directory, ignore_errors=True)
+        shutil.rmtree(self.task.joined, ignore_errors=True)
         for store in (self.task.picture_store(), self.task.evidence_store()):
             for leftover in store.directory.glob(TEMPORARY):
                 leftover.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ndd.config import FindConfig
 from ndd.parquet import read_table
-from ndd.stages.album import Album, load_album
+from ndd.stages.album import Album, load_album, map_album
 from ndd.stages.chunks import EVIDENCE, FAILED, MANIFEST, PAIRS, PROPOSALS, ChunkStore, pictures_schema
 from ndd.stages.decode import Decoder
 from ndd.stages.verify import KeypointStore, VoterStore
@@ -126,9 +126,14 @@ class SearchTask:
         """Whether keypoints are looked for at all."""
         return self.config.verify == "keypoints"
 
+    @property
+    def joined(self) -> Path:
+        """Directory of the readable pictures, joined."""
+        return self.partial / "album"
+
     def album(self) -> Album:
-        """The readable pictures."""
-        return load_album(self.read_manifest(), self.picture_store())
+        """The readable pictures; from the chunks as they are now until they have been joined."""
+        return map_album(self.joined) or load_album(self.read_manifest(), self.picture_store())
 
     def unreadable(self) -> list[Failure]:
         """Pictures that could not be read in this run, in path order."""

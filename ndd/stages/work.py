@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ndd.data.uris import text_to_uri
 from ndd.errors import ModelError
 from ndd.parquet import read_table, write_table
-from ndd.stages.album import Album
+from ndd.stages.album import Album, load_album, write_album
 from ndd.stages.chunks import EVIDENCE, FAILED, PAIRS, PROPOSALS, ROWS
 from ndd.stages.decode import Decoder, Reading
 from ndd.stages.match import Matcher, merge, pair_distances, pair_hash_bits
@@ -40,6 +40,7 @@ __all__ = [
     "count_votes",
     "decided_rows",
     "gather",
+    "join_album",
     "put_candidates",
 ]
 
@@ -139,6 +140,13 @@ class KeypointWork:
         rows = self._rows[np.asarray(batch["wanted"], np.int64)]
         found = _extract_missing(self._task.keypoint_store(), self._album, rows, self._decoder)
         return {"images": len(rows), "keypoints": found}
+
+
+def join_album(task: SearchTask) -> Counts:
+    """Join what is known of the readable pictures, for all later steps. Counts: pictures."""
+    album = load_album(task.read_manifest(), task.picture_store())
+    write_album(task.joined, album)
+    return {"pictures": len(album)}
 
 
 def count_votes(task: SearchTask) -> Counts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from ndd.stages.work import (
     collect,
     count_votes,
     gather,
+    join_album,
 )
 from tests.samples import small_album
 
@@ -106,6 +108,22 @@ def test_the_cut_leaves_no_trace(model: Path, pictures: Path, tmp_path: Path) ->
     assert a.read_candidates().equals(b.read_candidates())
     assert evidence(a) == evidence(b)
     assert len(evidence(a)) > 10
+
+
+def test_the_joined_album_is_the_one_in_the_chunks(model: Path, pictures: Path, tmp_path: Path) -> None:
+    task = make_task(tmp_path / "task", model, pictures)
+    manifest, embed = task.read_manifest(), EmbedWork(task)
+    for at in range(0, len(manifest), 5):
+        embed(manifest.slice(at, 5).to_pydict())
+    before = task.album()
+    assert join_album(task) == {"pictures": len(before)}
+    shutil.rmtree(task.picture_store().directory)
+    after = task.album()
+    assert after.table.equals(before.table)
+    for name in ("vectors", "hashes", "nodes"):
+        ours, theirs = getattr(after, name), getattr(before, name)
+        assert type(ours) is np.ndarray and ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
+    assert list(after.copies()) == list(before.copies()) != []
 
 
 def test_one_bad_file_is_a_failure_and_drops_nobody(model: Path, pictures: Path, tmp_path: Path) -> None:
