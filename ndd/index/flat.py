@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from ndd.index.base import Double, Half, Neighbours, cosine_distance, from_products, lengths
+from ndd.index.base import Double, Half, Neighbours, from_products, lengths
 
 __all__ = ["FlatIndex"]
 
@@ -66,8 +66,9 @@ class FlatIndex:
         scores, rows = self._coarse.search(_unit(queries, size), wide)
         # In row order, so that a stable sort by distance breaks ties by row.
         rows = np.sort(rows, axis=1)
-        pairs = cosine_distance(np.repeat(queries, wide, axis=0), self._vectors[rows.ravel()])
-        rows, distances = _smallest(rows, pairs.reshape(rows.shape), k)
+        near_QWD = self._vectors[rows].astype(np.float64)
+        products = np.matmul(near_QWD, queries.astype(np.float64)[:, :, None])[:, :, 0]  # exact: see `cosine_distance`
+        rows, distances = _smallest(rows, from_products(products, size[:, None] * self._lengths[rows]), k)
         if wide < len(self):
             # A row that was not proposed has a coarse score of at most the last proposed one.
             beyond = 1.0 - scores[:, -1].astype(np.float64) - self._slack
