@@ -177,6 +177,9 @@ class StnConfig(Config):
     """Rotations that the polar network scores (polar only; a multiple of 4 makes quarter turns exact)."""
     control: int = 4
     """Control points along a side (tps only)."""
+    prior: bool = False
+    """The polar network learns how often pictures are turned by each angle, and adds that to its scores: what does not show
+    which way is up stays as it is. A turned copy of that is then no longer turned back."""
 
     def __post_init__(self) -> None:
         check(self.size >= 16, f"stn.size must be at least 16 pixels, got {self.size}")

@@ -223,7 +223,7 @@ class PolarLocalizationNet(nn.Module):
     grid: Tensor
     window: Tensor
 
-    def __init__(self, outputs: int, *, size: int, width: int, angles: int) -> None:
+    def __init__(self, outputs: int, *, size: int, width: int, angles: int, prior: bool = False) -> None:
         super().__init__()
         alpha = torch.arange(angles) * (2 * math.pi / angles)
         # From the rim inwards; the innermost ring would sample the same few pixels over and over.
@@ -242,6 +242,8 @@ class PolarLocalizationNet(nn.Module):
         # One template as long as the circle: the score of an angle sees all of them.
         self.template = nn.Conv1d(2 * width, 1, angles, bias=False)
         nn.init.normal_(self.template.weight, std=0.02)
+        # Most pictures are upright: log odds of about seven to one to begin with.
+        self.prior = nn.Parameter(2.0 * F.one_hot(torch.tensor(0), angles).float()) if prior else None
         self.register_buffer("window", _windows(size), persistent=False)
         self.hidden = nn.Linear(2 * 3 * len(self.window), 64)
         self.theta = nn.Linear(64, outputs)
@@ -249,14 +251,18 @@ class PolarLocalizationNet(nn.Module):
         nn.init.zeros_(self.theta.bias)
 
     def angles(self, small_B3SS: Tensor) -> tuple[Tensor, Tensor]:
-        """The angle (B,) by which each picture is turned, and the scores (B, A) it follows from."""
+        """The angle (B,) by which each picture is turned, and the scores (B, A) it follows from, the prior left out."""
         ring = F.grid_sample(small_B3SS, self.grid.expand(len(small_B3SS), -1, -1, -1), align_corners=False)
         ring = ring - ring.mean(dim=(1, 2, 3), keepdim=True)
         ring = ring / (ring.square().mean(dim=(1, 2, 3), keepdim=True).sqrt() + 0.02)
         line = self.across(self.rings(ring)).squeeze(2)
         count = line.shape[2]
         scores = self.template(torch.cat([line, line[..., : count - 1]], dim=2)).squeeze(1)
-        return _peak(scores), scores
+        return _peak(self.expect(scores)), scores
+
+    def expect(self, scores_BA: Tensor) -> Tensor:
+        """Scores with what is known of angles before a look: logits of the angle."""
+        return scores_BA if self.prior is None else scores_BA + self.prior
 
     def forward(self, small_B3SS: Tensor) -> Tensor:
         """Upright pictures of `size` × `size` pixels in [0, 1] → θ (B, outputs)."""
@@ -326,7 +332,7 @@ class SpatialTransformer(nn.Module):
         self.localization: LocalizationNet | PolarLocalizationNet
         if config.localization == "polar":
             self.localization = PolarLocalizationNet(
-                outputs, size=config.size, width=config.width, angles=config.angles
+                outputs, size=config.size, width=config.width, angles=config.angles, prior=config.prior
             )
         else:
             self.localization = LocalizationNet(outputs, size=config.size, width=config.width)

@@ -31,7 +31,7 @@ from ndd.losses import (
 )
 from ndd.losses.gather import gather_with_grad
 from ndd.model.siamese import SiameseEmbedder
-from ndd.model.stn import Pose
+from ndd.model.stn import PolarLocalizationNet, Pose
 from ndd.training.config import LossConfig, OptimConfig, TrainConfig
 from ndd.training.plan import Batch
 
@@ -195,11 +195,13 @@ def batch_loss(
     scores: Tensor | None,
     config: LossConfig,
     prototypes: Tensor | None,
+    *,
+    expected: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum of the configured losses, and each of them by name.
 
     z: R of (B, D), empty while the localization network is trained alone. corners: R of (B, 4, 2), empty without an STN.
-    scores: (R B, A) of the angles, or None.
+    scores: (R B, A) of the angles, or None. expected: the same with the prior of angles, if there is one.
     """
     parts: dict[str, Tensor] = {}
     if z:
@@ -211,7 +213,7 @@ def batch_loss(
     if corners and config.pose > 0:
         parts["pose"] = torch.stack([pose_loss(c, p) for c, p in zip(corners, batch.pose, strict=True)]).mean()
     if scores is not None and config.angle > 0:
-        parts["angle"] = angle_loss(scores, rotation_of(torch.cat(batch.pose)))
+        parts["angle"] = angle_loss(scores if expected is None else expected, rotation_of(torch.cat(batch.pose)))
     if scores is not None and config.agreement > 0:
         parts["agreement"] = _agreement(batch, scores)
     if corners and config.alignment > 0:
@@ -289,7 +291,8 @@ def train_step(state: TrainState, batch: Batch, *, progress: float, epoch: int) 
         scored = pose.scores.shape[1] > 0
         corners = state.model.stn.corners(pose.theta, pose.angle if scored else None).chunk(roles)
         scores = pose.scores if scored else None
-    loss, parts = batch_loss(batch, z, corners, scores, config.loss, state.prototypes)
+    expected = None if scores is None else _expected(state.model, scores)
+    loss, parts = batch_loss(batch, z, corners, scores, config.loss, state.prototypes, expected=expected)
     if not torch.isfinite(loss):
         raise FloatingPointError(
             f"the loss is {loss.item()} at step {state.step}; lower optim.lr or raise loss.temperature"
@@ -304,7 +307,7 @@ def train_step(state: TrainState, batch: Batch, *, progress: float, epoch: int) 
         "loss": loss,
         "grad_norm": norm,
         **{f"loss_{k}": v for k, v in parts.items()},
-        **_health(z, corners, scores, batch),
+        **_health(z, corners, expected, batch),
     }
     return {"lr": rate, **{name: float(value.detach()) for name, value in figures.items()}}
 
@@ -338,6 +341,13 @@ def _update_average(state: TrainState) -> None:
             mean.lerp_(value, 1 - decay)
         else:
             mean.copy_(value)
+
+
+def _expected(model: SiameseEmbedder, scores: Tensor) -> Tensor:
+    assert model.stn is not None and isinstance(model.stn.localization, PolarLocalizationNet), (
+        "the only one with scores"
+    )
+    return model.stn.localization.expect(scores)
 
 
 @torch.no_grad()
