@@ -161,11 +161,12 @@ def make_transform(config: StnConfig) -> Transform:
 
 class Pose(NamedTuple):
     """Poses of B pictures. theta: (B, P) offsets from the identity, in the picture turned back by angle (B,), radians.
-    scores: (B, A) of that many angles, A = 0 where none are scored."""
+    scores: (B, A) of that many angles, A = 0 where none are scored; expected: with the prior of angles, if there is one."""
 
     theta: Tensor
     angle: Tensor
     scores: Tensor
+    expected: Tensor
 
 
 def turn_points(points_BN2: Tensor, angle_B: Tensor) -> Tensor:
@@ -207,9 +208,10 @@ class LocalizationNet(nn.Module):
         theta: Tensor = self.theta(F.relu(self.hidden(features.flatten(1))))
         return theta
 
-    def angles(self, small_B3SS: Tensor) -> tuple[Tensor, Tensor]:
+    def angles(self, small_B3SS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """No angle, no scores."""
-        return small_B3SS.new_zeros(len(small_B3SS)), small_B3SS.new_zeros(len(small_B3SS), 0)
+        none = small_B3SS.new_zeros(len(small_B3SS), 0)
+        return small_B3SS.new_zeros(len(small_B3SS)), none, none
 
 
 class PolarLocalizationNet(nn.Module):
@@ -250,19 +252,17 @@ class PolarLocalizationNet(nn.Module):
         nn.init.zeros_(self.theta.weight)
         nn.init.zeros_(self.theta.bias)
 
-    def angles(self, small_B3SS: Tensor) -> tuple[Tensor, Tensor]:
-        """The angle (B,) by which each picture is turned, and the scores (B, A) it follows from, the prior left out."""
+    def angles(self, small_B3SS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The angle (B,) by which each picture is turned, the scores (B, A) of what is seen, and what the angle follows from:
+        these with what is known of angles before a look."""
         ring = F.grid_sample(small_B3SS, self.grid.expand(len(small_B3SS), -1, -1, -1), align_corners=False)
         ring = ring - ring.mean(dim=(1, 2, 3), keepdim=True)
         ring = ring / (ring.square().mean(dim=(1, 2, 3), keepdim=True).sqrt() + 0.02)
         line = self.across(self.rings(ring)).squeeze(2)
         count = line.shape[2]
         scores = self.template(torch.cat([line, line[..., : count - 1]], dim=2)).squeeze(1)
-        return _peak(self.expect(scores)), scores
-
-    def expect(self, scores_BA: Tensor) -> Tensor:
-        """Scores with what is known of angles before a look: logits of the angle."""
-        return scores_BA if self.prior is None else scores_BA + self.prior
+        expected = scores if self.prior is None else scores + self.prior
+        return _peak(expected), scores, expected
 
     def forward(self, small_B3SS: Tensor) -> Tensor:
         """Upright pictures of `size` × `size` pixels in [0, 1] → θ (B, outputs)."""
@@ -345,8 +345,9 @@ class SpatialTransformer(nn.Module):
     def predict(self, x_BCHW: Tensor) -> Pose:
         """The pose of each picture."""
         small = self.shrink(x_BCHW)
-        angle, scores = self.localization.angles(small)
-        return Pose(theta=self.predict_theta(small, angle), angle=_single(angle), scores=_single(scores))
+        angle, scores, expected = self.localization.angles(small)
+        theta = self.predict_theta(small, angle)
+        return Pose(theta=theta, angle=_single(angle), scores=_single(scores), expected=_single(expected))
 
     def predict_theta(self, small_BCSS: Tensor, angle_B: Tensor) -> Tensor:
         """θ (B, P) of pictures that are turned by a known angle."""

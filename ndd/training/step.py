@@ -31,7 +31,7 @@ from ndd.losses import (
 )
 from ndd.losses.gather import gather_with_grad
 from ndd.model.siamese import SiameseEmbedder
-from ndd.model.stn import PolarLocalizationNet, Pose
+from ndd.model.stn import Pose
 from ndd.training.config import LossConfig, OptimConfig, TrainConfig
 from ndd.training.plan import Batch
 
@@ -65,7 +65,8 @@ class Branches(nn.Module):
         assert pose is not None
         if pose.scores.shape[1] == 0:
             return vectors, pose
-        return vectors, Pose(self.model.stn.predict_theta(self.model.stn.shrink(x), angle_V), angle_V, pose.scores)
+        theta = self.model.stn.predict_theta(self.model.stn.shrink(x), angle_V)
+        return vectors, pose._replace(theta=theta, angle=angle_V)
 
 
 @dataclass(kw_only=True)
@@ -291,7 +292,7 @@ def train_step(state: TrainState, batch: Batch, *, progress: float, epoch: int) 
         scored = pose.scores.shape[1] > 0
         corners = state.model.stn.corners(pose.theta, pose.angle if scored else None).chunk(roles)
         scores = pose.scores if scored else None
-    expected = None if scores is None else _expected(state.model, scores)
+    expected = None if pose is None or scores is None else pose.expected
     loss, parts = batch_loss(batch, z, corners, scores, config.loss, state.prototypes, expected=expected)
     if not torch.isfinite(loss):
         raise FloatingPointError(
@@ -341,13 +342,6 @@ def _update_average(state: TrainState) -> None:
             mean.lerp_(value, 1 - decay)
         else:
             mean.copy_(value)
-
-
-def _expected(model: SiameseEmbedder, scores: Tensor) -> Tensor:
-    assert model.stn is not None and isinstance(model.stn.localization, PolarLocalizationNet), (
-        "the only one with scores"
-    )
-    return model.stn.localization.expect(scores)
 
 
 @torch.no_grad()

@@ -32,7 +32,8 @@ KINDS = ("contrastive", "triplet", "infonce", "polar", "localization alone")
 def config_of(kind: str) -> TrainConfig:
     settings: dict[str, Any] = {"loss__kind": kind}
     if kind not in ("contrastive", "triplet", "infonce"):
-        settings = {"model__stn__localization": "polar", "model__stn__angles": 8, "loss__entropy": 0.4}
+        settings = {"model__stn__localization": "polar", "model__stn__angles": 8, "model__stn__prior": True}
+        settings |= {"loss__entropy": 0.4}
     if kind == "localization alone":
         settings |= {"epochs": 4, "localization_epochs": 2}  # the step is of the second epoch
     return tiny(

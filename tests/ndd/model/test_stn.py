@@ -125,7 +125,7 @@ def test_homography_as_torchvision(height: int, width: int, seed: int) -> None:
 def test_starts_as_the_identity(kind: str, height: int, width: int) -> None:
     x = picture(height, width, count=2)
     stn = transformer(kind)
-    warped, (theta, angle, scores) = stn(x)
+    warped, (theta, angle, scores, _) = stn(x)
     assert not angle.any()
     assert scores.shape == (2, 0)
     assert not theta.any()
@@ -320,3 +320,22 @@ def test_brightness_and_contrast_do_not_turn_a_picture() -> None:
     x = picture(32, 32, count=6) * 0.5 + 0.2
     before = degrees(stn.predict(x).angle)
     assert apart(degrees(stn.predict(0.7 * x + 0.1).angle), before).max() < 10
+
+
+def test_a_prior_of_angles_leaves_what_shows_no_direction_as_it_is() -> None:
+    """Without it the highest of scores that say next to nothing wins; with it they have to outweigh what is usual."""
+    x = torch.full((6, 3, 32, 32), 0.5) + 1e-3 * torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    settings = {"size": 32, "width": 4, "localization": "polar", "angles": 24}
+    torch.manual_seed(1)
+    plain = SpatialTransformer(StnConfig.from_dict(settings)).eval()
+    prior = SpatialTransformer(StnConfig.from_dict({**settings, "prior": True})).eval()
+    missing, unexpected = prior.load_state_dict(plain.state_dict(), strict=False)
+    assert missing == ["localization.prior"] and not unexpected
+    before, after = plain.predict(x), prior.predict(x)
+    assert torch.equal(before.scores, after.scores), "what is seen is the same"
+    assert torch.equal(before.expected, before.scores)
+    assert (before.angle.abs() > 0.3).any()
+    assert after.angle.abs().max() < 0.3, "about one step of 15 degrees"
+    with torch.no_grad():
+        prior.localization.prior.mul_(0.0)
+    assert torch.equal(prior.predict(x).angle, before.angle)
