@@ -190,7 +190,7 @@ def _one_thread_each() -> None:
     """Libraries of numbers are to compute on the thread that calls them; call this before they are imported.
 
     Work is spread over the cores picture by picture. Threads of OpenBLAS, OpenMP and OpenCV beside those add nothing but
-    waiting in a loop: a third of the processor time of `ndd embed`. What the user has set stays.
+    waiting in a loop: a quarter of the processor time of `ndd embed`. What the user has set stays.
     """
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")

@@ -239,17 +239,18 @@ def _plain_jpeg(found: Container, limits: DecodeLimits, wanted: _Wanted) -> _Dec
     """
     if found.format != "JPEG" or found.bits != 8 or found.icc:
         return None
-    try:
-        height, width, space, _ = simplejpeg.decode_jpeg_header(found.data)
-        if space != "YCbCr":
+    with _failures_named(found.format, "decode"):
+        try:
+            height, width, space, _ = simplejpeg.decode_jpeg_header(found.data)
+            if space != "YCbCr":
+                return None
+            _check_size((width, height), limits)
+            factor = _reduction((width, height), wanted)
+            pixels = simplejpeg.decode_jpeg(
+                found.data, "RGB", min_height=-(-height // factor), min_width=-(-width // factor), min_factor=factor
+            )
+        except ValueError:  # Pillow says what is wrong with it, and reads on where that does no harm
             return None
-        _check_size((width, height), limits)
-        factor = _reduction((width, height), wanted)
-        pixels = simplejpeg.decode_jpeg(
-            found.data, "RGB", min_height=-(-height // factor), min_width=-(-width // factor), min_factor=factor
-        )
-    except ValueError:  # Pillow says what is wrong with it, and reads on where that does no harm
-        return None
     return found, (width, height), pixels, False
 
 

@@ -16,8 +16,8 @@ import torch
 from ndd.errors import ModelError
 from ndd.images import to_square
 from ndd.model import checkpoint
-from ndd.model.directory import describe
-from ndd.model.runtime import RUNTIME
+from ndd.model.directory import describe, source_digest
+from ndd.model.runtime import RUNTIME, read
 from ndd.runs import code_version
 from ndd.training.card import model_card
 from ndd.training.config import TrainConfig
@@ -131,8 +131,11 @@ def _fit_on_ray(
 
 
 def _export_too(model: Path, init: Path, data: TrainData, *, seed: int) -> None:
-    """What was refined from a model with a `runtime/` gets one too, or every search with it would be several times slower."""
-    before = describe(init).runtime
+    """What was refined from a model with a `runtime/` gets one too, or every search with it would be several times slower.
+
+    Whatever makes the vectors on this machine: it may be used on another.
+    """
+    before = read(init, source=source_digest(init))
     if before is None or (model / RUNTIME).is_dir():
         return
     from ndd.model.export import MOST, export
@@ -142,8 +145,8 @@ def _export_too(model: Path, init: Path, data: TrainData, *, seed: int) -> None:
     canvases = np.stack([to_square(np.ascontiguousarray(images[row]), side) for row in rows])
     try:
         export(model, canvases, precision=before.precision)
-    except ModelError as error:  # too few pictures, or too far from the reference: torch does it
-        sys.stderr.write(f"{error}\n")
+    except ModelError as error:  # no OpenVINO here, too few pictures, or too far from the reference: torch does it
+        sys.stderr.write(f"without a {RUNTIME}/, unlike the model that it comes from: {error}\n")
 
 
 def _saved(config: TrainConfig, out: Path) -> TrainState | None:

@@ -171,9 +171,12 @@ class Pose(NamedTuple):
 
 def turn_points(points_BN2: Tensor, angle_B: Tensor) -> Tensor:
     """Rotate points by an angle each: (x, y) → (x cos − y sin, x sin + y cos); 90° takes (1, 0) to (0, 1)."""
-    cos, sin = angle_B.cos(), angle_B.sin()
-    # A product of matrices: apart and together again, x and y cost OpenVINO a tenth of the whole network's time.
-    return points_BN2 @ torch.stack([cos, sin, -sin, cos], dim=-1).reshape(-1, 2, 2)
+    # A product of matrices: apart and together again, x and y cost OpenVINO a tenth of the whole network's time. And never
+    # in half precision, which autocast would take for it.
+    with torch.autocast(points_BN2.device.type, enabled=False):
+        kind = torch.promote_types(_single(points_BN2).dtype, _single(angle_B).dtype)
+        cos, sin = angle_B.to(kind).cos(), angle_B.to(kind).sin()
+        return points_BN2.to(kind) @ torch.stack([cos, sin, -sin, cos], dim=-1).reshape(-1, 2, 2)
 
 
 class LocalizationNet(nn.Module):

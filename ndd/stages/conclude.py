@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -92,7 +93,13 @@ def _oddities(verdicts: Verdicts, facts: Mapping[str, Mapping[str, Any]]) -> dic
         contents = sorted({first[at, facts[path]["id"]] for path in members})
         sizes = {path: (facts[path]["width"], facts[path]["height"]) for path in contents}
         odd = oddities(contents, pairs.get(at, ()), sizes)
-        found |= {path: odd[first[at, facts[path]["id"]]] for path in members if odd}
+        same: dict[str, list[str]] = {}
+        for path in members:
+            same.setdefault(first[at, facts[path]["id"]], []).append(path)
+        for path, mine in odd.items():
+            # Whichever of some exact copies is kept, it is known by its own name.
+            against = {other: what for one, what in mine.against.items() for other in same[one]}
+            found |= dict.fromkeys(same[path], dataclasses.replace(mine, against=against))
     return found
 
 

@@ -33,7 +33,7 @@ class Verdicts:
     """What a search concludes. Rows are numbered as in the album.
 
     pairs: every candidate with a score of at least the floor, and the exact copies. groups: of two or more paths, sorted.
-    failures: pictures that vanished between embedding and verification. duplicates: how many pairs are accepted.
+    failures: pictures that could be read once and not any more. duplicates: how many pairs are accepted.
     """
 
     pairs: list[PairRow]
@@ -93,11 +93,18 @@ class _Judge:
         return Verdicts(
             pairs=rows + exact,
             groups=self._groups(accepted),
-            failures=self.task.keypoint_store().failures(dict(zip(self.ids, self.paths, strict=True))),
+            failures=self._failures(),
             threshold=threshold,
             prior=prior,
             duplicates=len(accepted) + len(exact),
         )
+
+    def _failures(self) -> list[Failure]:
+        """Pictures that could be read while they were embedded and not any more, each once."""
+        paths = dict(zip(self.ids, self.paths, strict=True))
+        stores = (self.task.voter_store(), self.task.keypoint_store())
+        found = {failure.path: failure for store in stores for failure in store.failures(paths)}
+        return [found[path] for path in sorted(found)]
 
     def completing(self) -> Rows:
         accepted = [row for row in self.verdicts().pairs if row.duplicate and row.relation is not Relation.EXACT]

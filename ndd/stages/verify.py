@@ -83,7 +83,7 @@ class Voters:
     """What a picture's first V ≤ VOTERS keypoints (of its sketch, see `ndd.verify.keypoints.VOTING_SIDE`) ask with.
 
     descriptors: (V, 128) uint8. words: (V, 3), see `ndd.verify.words`. octaves: (V,) log2 of the blob's diameter as a
-    share of the longer side. angles: (V,) radians. keypoints: how many the picture has in all.
+    share of the longer side. angles: (V,) radians. keypoints: how many of them there are.
     """
 
     descriptors: NDArray[np.uint8]
@@ -141,13 +141,14 @@ class KeypointStore:
 
     def failures(self, paths: dict[str, str]) -> list[Failure]:
         """Pictures that could be read before and not any more. paths: id → path."""
-        found = []
-        for id, (table, row) in self._at.items():
-            reason = self._tables[table].column("reason")[row].as_py()
-            if reason is not None and id in paths:
-                stage = self._tables[table].column("stage")[row].as_py()
-                found.append(Failure(path=paths[id], stage=stage, reason=reason))
-        return found
+        found = {}
+        for table in self._tables:
+            if table.column("reason").null_count < len(table):
+                columns = (table.column(name).to_pylist() for name in ("id", "stage", "reason"))
+                for id, stage, reason in zip(*columns, strict=True):
+                    if reason is not None and id in paths:
+                        found[id] = Failure(path=paths[id], stage=stage, reason=reason)
+        return list(found.values())
 
     def _row(self, id: ImageId, pixels: Callable[[], Pixels]) -> dict[str, Any]:
         try:

@@ -85,7 +85,7 @@ def write_votes(directory: Path, ids: Sequence[str], store: VoterStore, *, sides
             known = [(row, voters) for row in rows if (voters := store.voters(ids[row], most=most)) is not None]
             for row, voters in known:
                 poses[row, : len(voters.angles)] = _pose(voters)
-                counts[row] = len(voters.angles), min(voters.keypoints, 65_535)
+                counts[row] = len(voters.angles), voters.keypoints
             total += _add(index, known, most=most)
         with atomic_path(directory / f"{side}.faiss") as temporary:
             faiss.write_index(index, str(temporary))

@@ -48,7 +48,7 @@ Batch = Mapping[str, Any]
 Counts = dict[str, int]
 
 _KEPT = 512
-"""Pictures whose voters stay in memory, 8 KiB each."""
+"""Pictures whose voters are kept at hand, 8 KiB each."""
 
 
 class EmbedWork:
@@ -80,8 +80,8 @@ class EmbedWork:
         bad = [answer for answer in answers if isinstance(answer, Failure)]
         if good:
             if self._voters is not None:
-                seen = [reading for _, reading in good if not reading.facts["flat"]]
-                self._voters.add((ImageId(r.facts["id"]), partial(_sketch, r)) for r in seen)
+                seen = {ImageId(reading.facts["id"]): reading for _, reading in good if not reading.facts["flat"]}
+                self._voters.add((id, partial(_sketch, reading)) for id, reading in seen.items())
             vectors = self._embedder.embed(np.stack([reading.canvas for _, reading in good])).astype("<f2")
             hubness = self._embedder.hubness(vectors)
             rows = [
@@ -116,7 +116,7 @@ class VoterWork:
     """
 
     def __init__(self, task: SearchTask) -> None:
-        self._task, self._album, self._decoder = task, task.album(), task.decoder()
+        self._album, self._decoder, self._store = task.album(), task.decoder(), task.voter_store()
 
     def __call__(self, batch: Batch) -> Counts:
         """Counts: images, voters (pictures whose voters were extracted)."""
@@ -124,7 +124,7 @@ class VoterWork:
         flat = self._album.table.column("flat").to_numpy()[rows]
         return {
             "images": len(batch["row"]),
-            "voters": _extract_missing(self._task.voter_store(), self._album, rows[~flat], self._decoder),
+            "voters": _extract_missing(self._store, self._album, rows[~flat], self._decoder),
         }
 
 
@@ -132,13 +132,13 @@ class KeypointWork:
     """Extract the keypoints of pictures {"wanted": rows of the list of wanted pictures}."""
 
     def __init__(self, task: SearchTask) -> None:
-        self._task, self._album, self._decoder = task, task.album(), task.decoder()
+        self._album, self._decoder, self._store = task.album(), task.decoder(), task.keypoint_store()
         self._rows = read_table(task.wanted, ROWS).column("row").to_numpy()
 
     def __call__(self, batch: Batch) -> Counts:
         """Counts: images, keypoints (pictures whose keypoints were extracted)."""
         rows = self._rows[np.asarray(batch["wanted"], np.int64)]
-        found = _extract_missing(self._task.keypoint_store(), self._album, rows, self._decoder)
+        found = _extract_missing(self._store, self._album, rows, self._decoder)
         return {"images": len(rows), "keypoints": found}
 
 
@@ -273,7 +273,8 @@ def put_candidates(task: SearchTask, album: Album, pairs: NDArray[np.int64]) -> 
     ids, store = album.texts("id"), task.keypoint_store()
     pending = pairs[verify][_unverified(task, ids, pairs[verify])]
     write_table(task.pending, pa.table({"left": pending[:, 0], "right": pending[:, 1]}, schema=PAIRS))
-    wanted = np.asarray([row for row in np.unique(pending).tolist() if ids[row] not in store], np.int64)
+    missing = {ids[row]: row for row in np.unique(pending).tolist() if ids[row] not in store}  # on both sides, once
+    wanted = np.asarray(sorted(missing.values()), np.int64)
     write_table(task.wanted, pa.table({"row": wanted}, schema=ROWS))
     return {"pairs": len(pairs), "verify": int(verify.sum()), "pending": len(pending), "wanted": len(wanted)}
 

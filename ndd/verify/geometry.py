@@ -32,7 +32,7 @@ _RATIO = 0.95
 """Lowe's ratio, lax: the geometry sorts the matches out, the ratio only drops the hopeless ones."""
 _MAX_MATCHES = 160
 _DECISIVE = 30
-"""Inliers of the plain attempt from which the mirrored one is not made."""
+"""Inliers of an unbent plain attempt from which the mirrored one is not made."""
 _BENDABLE = 8
 """Inliers from which leftovers of the plane transform are looked at …"""
 _SETTLED = 0.85

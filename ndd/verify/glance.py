@@ -1,7 +1,7 @@
 """A glance at two pictures: do a few of their keypoints lie alike? It decides who is worth a look, not who is a copy.
 
 Strangers that a descriptor or chance votes bring together seldom have four keypoints under one similarity; copies nearly
-always have. One picture of two hundred is looked at in detail for nothing instead of one in three.
+always have. Of the strangers that are proposed one pair in twenty is left.
 """
 
 from __future__ import annotations

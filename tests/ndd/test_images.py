@@ -204,7 +204,19 @@ def test_other_jpegs_are_left_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delattr("simplejpeg.decode_jpeg")
     for content in others:
         assert decode(content).pixels.shape == (96, 140, 3)
-    with pytest.raises(AttributeError):
+    with pytest.raises(DecodeError, match="no attribute 'decode_jpeg'"):
+        decode(encodings()["jpeg"])
+
+
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError("tjInitDecompress"), OSError("odd")])
+def test_whatever_a_jpegs_decoder_raises_is_a_decode_error(
+    error: BaseException | type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("simplejpeg.decode_jpeg", fails)
+    with pytest.raises(DecodeError, match="not enough memory|damaged JPEG"):
         decode(encodings()["jpeg"])
 
 

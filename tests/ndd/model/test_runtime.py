@@ -63,6 +63,16 @@ def exported(tmp_path_factory: pytest.TempPathFactory, canvases: NDArray[np.uint
     return directory
 
 
+@pytest.fixture(scope="module")
+def claimed(tmp_path_factory: pytest.TempPathFactory, canvases: NDArray[np.uint8]) -> Path:
+    """A network that says it is int8: what is chosen can be tested on any processor."""
+    directory = model_directory(tmp_path_factory.mktemp("models") / "model", {"kind": "none"})
+    export(directory, canvases, precision="fp32")
+    facts = directory / "runtime" / "runtime.json"
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "precision": "int8"}))
+    return directory
+
+
 def cosines(left: NDArray[np.float16], right: NDArray[np.float16]) -> NDArray[np.float64]:
     a, b = left.astype(np.float64), right.astype(np.float64)
     found: NDArray[np.float64] = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
@@ -141,24 +151,37 @@ def test_without_the_package_torch_makes_the_vectors(exported: Path, monkeypatch
         describe(exported)
 
 
+def test_eight_bit_instructions_are_read_from_the_processors_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "cpuinfo"
+    monkeypatch.setattr("ndd.model.runtime._PROCESSOR", place)
+    assert not has_eight_bits(), "nothing to be read: not Linux"
+    place.write_text("processor\t: 0\nmodel name\t: avx512_vnni edition\nflags\t\t: fpu avx2 avx512f\n")
+    assert not has_eight_bits(), "a name is no flag"
+    for flag in ("avx512_vnni", "avx_vnni", "amx_int8"):
+        place.write_text(f"processor\t: 0\nflags\t\t: fpu avx2 {flag} sse\n")
+        assert has_eight_bits()
+
+
 @pytest.mark.parametrize(
     ("flags", "made"),
     [("fpu avx2 avx512f avx512_vnni", "int8"), ("fpu avx2 avx_vnni", "int8"), ("fpu avx2 avx512f", None), (None, None)],
 )
 def test_eight_bits_are_for_processors_that_add_them_up_exactly(
-    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str | None, made: str | None
+    claimed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str | None, made: str | None
 ) -> None:
     if flags is not None:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: One with avx512_vnni\nflags\t\t: {flags}\n")
     monkeypatch.setattr("ndd.model.runtime._PROCESSOR", tmp_path / "cpuinfo")
-    runtime = describe(exported).runtime
+    runtime = describe(claimed).runtime
     assert (runtime.precision if runtime else None) == made
     monkeypatch.setenv("NDD_RUNTIME", "openvino")
     if made is None:
         with pytest.raises(ModelError, match="this processor has none of amx_int8, avx512_vnni, avx_vnni"):
-            describe(exported)
+            describe(claimed)
     else:
-        assert describe(exported).runtime is not None
+        assert describe(claimed).runtime is not None
 
 
 def test_single_precision_is_for_every_processor(

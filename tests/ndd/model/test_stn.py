@@ -322,6 +322,19 @@ def test_brightness_and_contrast_do_not_turn_a_picture() -> None:
     assert apart(degrees(stn.predict(0.7 * x + 0.1).angle), before).max() < 10
 
 
+def test_points_are_turned_in_single_precision_under_autocast() -> None:
+    points, angle = (
+        base_grid(8, 8, like=torch.zeros(1)).reshape(1, 64, 2).expand(3, -1, -1),
+        torch.tensor([0.3, 2.0, -1.0]),
+    )
+    expected = turn_points(points, angle)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = turn_points(points, angle)
+        half = turn_points(points.bfloat16(), angle)
+    assert found.dtype == half.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
 def test_a_prior_of_angles_leaves_what_shows_no_direction_as_it_is() -> None:
     """Without it the highest of scores that say next to nothing wins; with it they have to outweigh what is usual."""
     x = torch.full((6, 3, 32, 32), 0.5) + 1e-3 * torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -11,6 +11,7 @@ import pytest
 from ndd.config import FindConfig
 from ndd.find import FindRequest, find
 from ndd.local import LocalRunner
+from ndd.model.directory import shipped
 from ndd.stages.group import parts
 from ndd.tables import PairRow, read_groups
 from ndd.types import Relation
@@ -32,6 +33,28 @@ def test_a_group_larger_than_the_neighbourhood_comes_out_whole(tmp_path: Path) -
     assert run["candidates"]["completing"] > 0
     assert [row.path for row in read_groups(tmp_path / "out" / "groups.parquet")] == [f"{n}.png" for n in range(10)]
     assert run["groups"] == 1
+
+
+def test_what_was_done_to_a_copy_is_said_of_the_one_that_is_kept_whichever_of_its_names(tmp_path: Path) -> None:
+    """The source lies there twice; the shorter name is kept, the other one stood for both in the comparison."""
+    album = tmp_path / "album"
+    album.mkdir()
+    pixels = np.ascontiguousarray(photographs()["coffee"][..., ::-1])
+    turn = cv2.getRotationMatrix2D((pixels.shape[1] / 2, pixels.shape[0] / 2), 20, 1.4)
+    copies = {
+        "a-long-name": pixels,
+        "s": pixels,
+        "mirrored-copy": pixels[:, ::-1],
+        "turned-copy": cv2.warpAffine(pixels, turn, pixels.shape[1::-1]),
+        "darkened-copy": (pixels * 0.55).astype(np.uint8),
+    }
+    for name, copy in copies.items():
+        cv2.imwrite(str(album / f"{name}.png"), np.ascontiguousarray(copy))
+    find(FindRequest(paths=[album], out=tmp_path / "out", model=shipped()), LocalRunner(workers=1))
+    reasons = {row.path: row.reason for row in read_groups(tmp_path / "out" / "groups.parquet")}
+    assert reasons["s.png"].startswith("kept: ")
+    assert "mirrored, unlike the one that is kept" in reasons["mirrored-copy.png"]
+    assert "brightness or contrast changed, unlike the one that is kept" in reasons["darkened-copy.png"]
 
 
 def pair(**evidence: object) -> PairRow:

@@ -20,6 +20,7 @@ from ndd.model.directory import describe
 from ndd.parquet import read_table, write_table
 from ndd.stages.album import fresh_rows
 from ndd.stages.chunks import PROPOSALS, ROWS
+from ndd.stages.group import judge
 from ndd.stages.task import SearchTask
 from ndd.stages.work import (
     EmbedWork,
@@ -32,6 +33,7 @@ from ndd.stages.work import (
     count_votes,
     gather,
     join_album,
+    put_candidates,
 )
 from tests.samples import small_album
 
@@ -230,6 +232,33 @@ def test_voters_of_reused_pictures_are_those_of_new_ones(model: Path, pictures: 
             for name in ("descriptors", "words", "octaves", "angles"):
                 assert np.array_equal(getattr(first, name), getattr(second, name))
     assert VoterWork(reused)({"row": list(range(len(album)))})["voters"] == 0, "not twice"
+
+
+def test_a_reused_picture_that_has_vanished_is_reported_once(model: Path, tmp_path: Path) -> None:
+    pictures = small_album(tmp_path / "album")
+    task = make_task(tmp_path / "task", model, pictures)
+    EmbedWork(dataclasses.replace(task, config=FindConfig(verify="none")))(task.read_manifest().to_pydict())
+    for name in ("coffee.png", "coffee-small.jpg"):
+        (pictures / name).unlink()
+    VoterWork(task)({"row": list(range(len(task.album())))})
+    search(task, size=1000)
+    failures = judge(task, task.album()).failures
+    assert [(failure.path, failure.stage) for failure in failures] == [
+        ("coffee-small.jpg", "verify"),
+        ("coffee.png", "verify"),
+    ]
+
+
+def test_the_same_bytes_on_both_sides_are_looked_at_once(model: Path, pictures: Path, tmp_path: Path) -> None:
+    task = make_task(tmp_path / "task", model, pictures)
+    EmbedWork(task)(task.read_manifest().to_pydict())
+    paths = task.album().texts("path")
+    one, again, other = (paths.index(name) for name in ("cat.png", "crops/cat-again.png", "rocket.png"))
+    counts = put_candidates(
+        task, task.album(), np.array(sorted(sorted(pair) for pair in ((one, other), (again, other))))
+    )
+    assert (counts["pending"], counts["wanted"]) == (2, 2)
+    assert KeypointWork(task)({"wanted": [0, 1]})["keypoints"] == 2
 
 
 def test_a_pair_that_anyone_is_sure_of_is_not_glanced_at(model: Path, pictures: Path, tmp_path: Path) -> None:
