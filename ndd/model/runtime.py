@@ -49,6 +49,8 @@ ENGINES = ("auto", "torch", "openvino")
 """What NDD_RUNTIME may say. `auto`: the exported network where there is one, its package is installed and the processor is
 made for it, else torch."""
 
+_FIRST_USE = threading.Lock()
+
 _PROCESSOR = Path("/proc/cpuinfo")
 _EIGHT_BITS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 """Instructions that add up products of 8-bit integers in 32 bits. Those before them do it in 16 bits and cut off what is too
@@ -188,6 +190,11 @@ class OpenVinoNetwork:
                 f"{runtime.directory}: OpenVINO cannot run it ({first}); NDD_RUNTIME=torch does"
             ) from error
         self._of_thread = threading.local()
+        size = self._compiled.input(0).shape
+        # What OpenVINO's binding makes at its first use must be made by one thread: of two, one holds Python's lock and waits
+        # for the other to finish, which waits for that lock, for ever (seen with 2026.4).
+        with _FIRST_USE:
+            self(np.zeros(tuple(size), np.uint8))
 
     def __call__(self, canvas_BSS3: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(B, S, S, 3) uint8, B the runtime's batch → (B, D) float32, unit length."""

@@ -142,6 +142,26 @@ def test_embedding_with_it_imports_no_torch(exported: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_several_threads_may_be_the_first_to_use_it(exported: Path) -> None:
+    """OpenVINO's binding makes things at its first use, and two threads at that could wait for each other for ever."""
+    code = (
+        "import sys, threading, numpy as np\n"
+        "from ndd.model.directory import describe\n"
+        "from ndd.stages.embed import Embedder\n"
+        "embedder, together, made = Embedder(describe(sys.argv[1])), threading.Barrier(4), []\n"
+        "def use():\n"
+        f"    canvas = np.zeros((1, {SIDE}, {SIDE}, 3), np.uint8)\n"
+        "    together.wait()\n"
+        "    made.append(embedder.embed(canvas))\n"
+        "threads = [threading.Thread(target=use) for _ in range(4)]\n"
+        "[thread.start() for thread in threads], [thread.join() for thread in threads]\n"
+        "assert len(made) == 4, made\n"
+    )
+    for _ in range(4):  # one in four hung
+        done = subprocess.run([sys.executable, "-c", code, str(exported)], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+
 def test_without_the_package_torch_makes_the_vectors(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert describe(exported).runtime is None
