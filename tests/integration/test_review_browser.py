@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from playwright.sync_api import Browser
 
@@ -26,6 +28,22 @@ from tests.integration.review_studio import Studio
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
+def with_posters(album: Path) -> Path:
+    """The album, and two of its photographs in one frame of letters: strangers with enough in common to be looked at."""
+    frame = np.full((240, 320, 3), 235, np.uint8)
+    for line, y in enumerate(range(22, 240, 24)):
+        cv2.putText(
+            frame, "GRAND OPENING 1987"[line:] + " EXHIBITION", (4, y), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (20, 30, 90), 2
+        )
+    for name in ("coffee", "rocket"):
+        poster = frame.copy()
+        poster[25:215, 30:290] = cv2.resize(
+            cv2.imread(str(album / f"{name}.png")), (260, 190), interpolation=cv2.INTER_AREA
+        )
+        assert cv2.imwrite(str(album / f"{name}-poster.png"), poster)
+    return album
+
+
 def test_a_person_labels_pairs_and_find_obeys(
     studio: Studio,
     browser: Browser,
@@ -35,7 +53,7 @@ def test_a_person_labels_pairs_and_find_obeys(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     shell = Shell(studio, monkeypatch, capsys)
-    out = tmp_path / "found"
+    album, out = with_posters(Path(shutil.copytree(album, tmp_path / "album"))), tmp_path / "found"
     shell.find(album, out)
     printed = shell.feedback("push", str(out), "--count", "12", "--audit", "0.5", "--root", str(album))
     address = printed.strip().splitlines()[-1]
