@@ -201,9 +201,12 @@ def _set_apart(member: Candidate, kept: Candidate) -> str:
     """What was done to it if it was made from the one that is kept: the others' edits are not its own."""
     if member.oddity is None:
         return "unlike the other copies"
-    if kept.path in member.oddity.against:
-        return f"{member.oddity.against[kept.path]}, unlike the one that is kept"
-    return f"{member.oddity.what}, unlike the other copies"
+    between = member.oddity.against.get(kept.path)
+    if between is None:
+        return f"{member.oddity.what}, unlike the other copies"
+    if between:
+        return f"{between}, unlike the one that is kept"
+    return "fewer pixels" if member.pixels < kept.pixels else "hardly differs from the one that is kept"
 
 
 _STEPS: tuple[_Step, ...] = (

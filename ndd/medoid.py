@@ -42,7 +42,7 @@ _Near = Mapping[str, Mapping[str, float]]
 class Oddity:
     """How far a copy is from the others (0: like all of them), and what sets it apart most.
 
-    what: of the others together. against: of each one that it was compared with and is unlike.
+    what: of the others together. against: of each one that it was compared with, empty where the two hardly differ.
     """
 
     far: float
@@ -81,7 +81,7 @@ def oddities(
         found[path] = Oddity(
             far=round(total / max(weight, 1e-9), 6),
             what=_most(worst),
-            against={other: _most(edits) for other, edits in _unlike(near[path])},
+            against={other: _most(edits) if _total(edits) >= _SAME else "" for other, edits in near[path].items()},
         )
     return found
 

@@ -268,8 +268,9 @@ def test_what_sets_a_copy_apart_from_all_others_decides_before_its_format() -> N
         "mirror.png": Oddity(0.6, "mirrored", {"b.jpg": "turned"}),
         "b.jpg": Oddity(0.13, "turned", {"mirror.png": "turned"}),
         "small.png": Oddity(0.4, "turned", {"source.webp": "details changed", "mirror.png": "turned"}),
+        "again.png": Oddity(0.4, "turned", {"source.webp": "", "mirror.png": "turned"}),
     }
-    formats = {"source.webp": "WEBP", "mirror.png": "PNG", "b.jpg": "JPEG", "small.png": "PNG"}
+    formats = {"source.webp": "WEBP", "mirror.png": "PNG", "b.jpg": "JPEG", "small.png": "PNG", "again.png": "PNG"}
     members = [
         copy(path, format=formats[path], oddity=odd[path], exif_fields=int(path == "source.webp")) for path in odd
     ]
@@ -278,6 +279,7 @@ def test_what_sets_a_copy_apart_from_all_others_decides_before_its_format() -> N
         "source.webp": "kept: 4000×3000 WEBP, what the other copies have in common",
         "mirror.png": "same picture, 4000×3000, mirrored, unlike the other copies",
         "small.png": "same picture, 4000×3000, details changed, unlike the one that is kept",
+        "again.png": "same picture, 4000×3000, hardly differs from the one that is kept",
         "b.jpg": "same picture, 4000×3000, 0 EXIF fields, not 1",
     }
     assert kept(*members, copy("stranger.png", format="PNG")) == "stranger.png", (
