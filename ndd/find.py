@@ -224,12 +224,12 @@ class _Search:
         if not readable:
             self._give_up()
         self._call("join", join_album)
-        if self.task.keyed:
+        if self.task.uses_keypoints:
             if reused:  # the others have been looked at while they were embedded
                 self._map("voters", VoterWork, _numbers("row", range(readable)))
             self._call("votes", count_votes)
         matched = self._map("match", MatchWork, _numbers("row", range(readable)))
-        if self.task.keyed:
+        if self.task.uses_keypoints:
             proposed = self._call("gather", gather)
             self._map("glance", GlanceWork, _numbers("pair", range(proposed["pairs"])))
         collected = self._call("collect", collect)

@@ -29,8 +29,8 @@ class LocalRunner:
         if not len(items):
             return tally
         do = work(task)
-        # Threads that wait for Python's lock cost more than they give: two took 1.6 times the processor time of one for
-        # glances, and longer.
+        # Threads that wait for Python's lock cost more than they give: two took 1.7 times the processor time of one for
+        # glances, and longer (docs/LOG.md, "a glance before a look").
         workers = 1 if getattr(work, "holds_lock", False) else self.workers
         size = chunk_size(block, workers)
         chunks = [items.slice(start, min(size, block - at)) for start, at in _cuts(len(items), block, size)]

@@ -5,6 +5,8 @@ Shapes: M pictures, D numbers per vector, F = 8 dihedral forms of 32-byte hashes
 
 from __future__ import annotations
 
+from typing import Any
+
 import faiss
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ from ndd.index.base import cosine_distance
 from ndd.index.flat import FlatIndex
 from ndd.stages.votes import PROPOSED, Votes
 
-__all__ = ["QUALITY", "STANDOUT", "Matcher", "merge", "pair_distances", "pair_hash_bits"]
+__all__ = ["QUALITY", "STANDOUT", "Matcher", "merge", "merge_marked", "pair_distances", "pair_hash_bits"]
 
 Rows = NDArray[np.int64]
 
@@ -73,7 +75,7 @@ class Matcher:
         # What a picture of side s is compared with: its own side, or the other one.
         self._pools = {side: _Pool(self, np.flatnonzero(self._side == sides[-1 - side])) for side in sides}
 
-    def __call__(self, batch: dict[str, Rows]) -> dict[str, Rows]:
+    def __call__(self, batch: dict[str, Rows]) -> dict[str, NDArray[Any]]:
         """{"node": (Q,)} → {"left": (P,), "right": (P,), "sure": (P,)} with left < right: proposals of these pictures, and
         which of them are worth a look whatever a glance would say."""
         nodes = np.asarray(batch["node"], np.int64)
@@ -84,9 +86,8 @@ class Matcher:
                 near, doubtful = pool.by_looks(asked)
                 sure += [pool.by_hash(asked), near]
                 asking.append(doubtful)
-        pairs, inverse = np.unique(np.sort(np.concatenate(sure + asking), axis=1), axis=0, return_inverse=True)
-        certain = np.zeros(len(pairs), bool)
-        certain[inverse.ravel()[: sum(map(len, sure))]] = True
+        marks = np.repeat([True, False], [sum(map(len, sure)), sum(map(len, asking))])
+        pairs, certain = merge_marked(np.concatenate(sure + asking), marks)
         return {"left": pairs[:, 0], "right": pairs[:, 1], "sure": certain}
 
 
@@ -170,6 +171,14 @@ class _Pool:
 def merge(pairs_P2: Rows) -> Rows:
     """Each unordered pair once, left < right, sorted."""
     return np.unique(np.sort(pairs_P2, axis=1), axis=0).reshape(-1, 2)
+
+
+def merge_marked(pairs_P2: Rows, marks_P: NDArray[np.bool_]) -> tuple[Rows, NDArray[np.bool_]]:
+    """As `merge`, and (P,) which pairs are marked at least once."""
+    pairs, inverse = np.unique(np.sort(pairs_P2, axis=1), axis=0, return_inverse=True)
+    marked = np.zeros(len(pairs), np.bool_)
+    marked[inverse.ravel()[marks_P]] = True
+    return pairs.reshape(-1, 2), marked
 
 
 def pair_distances(vectors_MD: NDArray[np.float16], left_P: Rows, right_P: Rows) -> NDArray[np.float64]:

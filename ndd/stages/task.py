@@ -122,7 +122,7 @@ class SearchTask:
         return VoterStore(self.partial / "voters")
 
     @property
-    def keyed(self) -> bool:
+    def uses_keypoints(self) -> bool:
         """Whether keypoints are looked for at all."""
         return self.config.verify == "keypoints"
 
@@ -142,4 +142,4 @@ class SearchTask:
 
     def decoder(self) -> Decoder:
         """How pictures are read in this search."""
-        return Decoder(self.config.limits, size=self.image_size, sketch=self.keyed)
+        return Decoder(self.config.limits, size=self.image_size, sketch=self.uses_keypoints)

@@ -21,7 +21,7 @@ from ndd.parquet import read_table, write_table
 from ndd.stages.album import Album, load_album, write_album
 from ndd.stages.chunks import EVIDENCE, FAILED, PAIRS, PROPOSALS, ROWS
 from ndd.stages.decode import Decoder, Reading
-from ndd.stages.match import Matcher, merge, pair_distances, pair_hash_bits
+from ndd.stages.match import Matcher, merge, merge_marked, pair_distances, pair_hash_bits
 from ndd.stages.task import SearchTask
 from ndd.stages.verify import KeypointStore, compare, needs_keypoints, to_text
 from ndd.stages.votes import Votes, write_votes
@@ -70,7 +70,7 @@ class EmbedWork:
             )
         self._embedder = Embedder(said)
         self._pictures, self._failed = task.picture_store(), task.failure_store()
-        self._voters = task.voter_store() if task.keyed else None
+        self._voters = task.voter_store() if task.uses_keypoints else None
 
     def __call__(self, batch: Batch) -> Counts:
         """Counts: images, failed."""
@@ -181,7 +181,7 @@ class MatchWork:
             side_M=album.numbers("side")[nodes] if task.sided else None,
             content_M=album.contents()[nodes],
             hubness_M=album.table.column("hubness").to_numpy()[nodes],
-            votes=Votes(task.votes, _node_ids(album), task.voter_store()) if task.keyed else None,
+            votes=Votes(task.votes, _node_ids(album), task.voter_store()) if task.uses_keypoints else None,
         )
 
     def __call__(self, batch: Batch) -> Counts:
@@ -199,9 +199,7 @@ def gather(task: SearchTask) -> Counts:
     """All proposals, each pair once → the list of pairs to be glanced at, sorted. Counts: pairs."""
     proposed = task.proposal_store().read()
     found = np.stack([proposed.column(name).to_numpy() for name in ("left", "right")], axis=1).astype(np.int64)
-    pairs, inverse = np.unique(found, axis=0, return_inverse=True)
-    sure = np.zeros(len(pairs), bool)
-    sure[inverse.ravel()[proposed.column("sure").to_numpy(zero_copy_only=False)]] = True
+    pairs, sure = merge_marked(found, proposed.column("sure").to_numpy(zero_copy_only=False))
     table = {"left": pairs[:, 0], "right": pairs[:, 1], "sure": sure}
     write_table(task.proposed, pa.table(table, schema=PROPOSALS))
     return {"pairs": len(pairs)}
@@ -218,7 +216,7 @@ class GlanceWork:
         self._sure = proposed.column("sure").to_numpy(zero_copy_only=False)
         self._ids = task.album().texts("id")
         self._voters, self._store = task.voter_store(), task.seen_store()
-        self._of = lru_cache(_KEPT)(
+        self._keypoints = lru_cache(_KEPT)(
             self._voters.get
         )  # the list is sorted: most pictures are seen several times in a row
 
@@ -233,7 +231,7 @@ class GlanceWork:
         ids = [self._ids[int(side[at])] for side in (self._left, self._right)]
         if not all(id in self._voters for id in ids):
             return True  # flat, or not to be read any more: not for a glance to decide
-        left, right = (self._of(id) for id in ids)
+        left, right = (self._keypoints(id) for id in ids)
         return left is None or right is None or glance(left, right)
 
 
@@ -254,7 +252,7 @@ def collect(task: SearchTask) -> Counts:
     (pictures of pending pairs that have no keypoints yet).
     """
     album = task.album()
-    proposed = (task.seen_store() if task.keyed else task.proposal_store()).read()
+    proposed = (task.seen_store() if task.uses_keypoints else task.proposal_store()).read()
     found = np.stack([proposed.column(name).to_numpy() for name in ("left", "right")], axis=1).astype(np.int64)
     decided = [decided_rows(album, pairs, sided=task.sided) for pairs in (task.must, task.cannot)]
     return put_candidates(task, album, merge(np.concatenate([found, *decided])))
@@ -264,7 +262,7 @@ def put_candidates(task: SearchTask, album: Album, pairs: NDArray[np.int64]) -> 
     """Make `pairs` (P, 2), sorted, the candidates. Counts as `collect`."""
     left, right = pairs[:, 0], pairs[:, 1]
     verify = np.zeros(len(pairs), bool)
-    if task.keyed:
+    if task.uses_keypoints:
         distance = pair_distances(album.vectors, left, right)
         bits, upright = pair_hash_bits(album.hashes, left, right)
         quality = album.numbers("quality")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ndd.hashing import hamming
 from ndd.index.base import cosine_distance
-from ndd.stages.match import Matcher, merge, pair_distances, pair_hash_bits
+from ndd.stages.match import Matcher, merge, merge_marked, pair_distances, pair_hash_bits
 
 COUNT, DIM = 90, 24
 
@@ -130,6 +130,15 @@ def test_pair_distances_come_in_blocks_without_loss() -> None:
     right = (left + 7) % COUNT
     expected = cosine_distance(p.vectors[left[:COUNT]], p.vectors[right[:COUNT]])
     assert np.array_equal(pair_distances(p.vectors, left, right), np.resize(expected, 20_000))
+
+
+def test_a_pair_is_marked_that_was_marked_once() -> None:
+    given = np.array([[3, 1], [1, 3], [0, 2], [2, 0], [4, 5]])
+    pairs, marked = merge_marked(given, np.array([False, True, False, False, True]))
+    assert pairs.tolist() == merge(given).tolist() == [[0, 2], [1, 3], [4, 5]]
+    assert marked.tolist() == [False, True, True]
+    pairs, marked = merge_marked(np.zeros((0, 2), np.int64), np.zeros(0, bool))
+    assert pairs.shape == (0, 2) and marked.shape == (0,)
 
 
 def test_merge_makes_each_pair_once_in_order() -> None:

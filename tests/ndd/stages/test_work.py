@@ -64,23 +64,26 @@ def in_parts(count: int, size: int, name: str) -> Iterator[dict[str, list[int]]]
 
 def run(task: SearchTask, *, size: int, backwards: bool = False) -> None:
     """All steps, cut into chunks of `size`."""
-    manifest = task.read_manifest()
-    starts = range(0, len(manifest), size)
-    embed = EmbedWork(task)
-    for at in reversed(starts) if backwards else starts:
-        embed(manifest.slice(at, size).to_pydict())
+    embed(task, size=size, backwards=backwards)
     search(task, size=size)
+
+
+def embed(task: SearchTask, *, size: int, backwards: bool = False) -> None:
+    manifest, work = task.read_manifest(), EmbedWork(task)
+    starts = range(0, len(manifest), size)
+    for at in reversed(starts) if backwards else starts:
+        work(manifest.slice(at, size).to_pydict())
 
 
 def search(task: SearchTask, *, size: int) -> dict[str, int]:
     """All steps after embedding; the counts of `collect`."""
     count = len(task.album())
-    if task.keyed:
+    if task.uses_keypoints:
         count_votes(task)
     match = MatchWork(task)
     for part in in_parts(count, size, "row"):
         match(part)
-    if task.keyed:
+    if task.uses_keypoints:
         proposed, glance = gather(task)["pairs"], GlanceWork(task)
         for part in in_parts(proposed, size, "pair"):
             glance(part)
@@ -114,9 +117,7 @@ def test_the_cut_leaves_no_trace(model: Path, pictures: Path, tmp_path: Path) ->
 
 def test_the_joined_album_is_the_one_in_the_chunks(model: Path, pictures: Path, tmp_path: Path) -> None:
     task = make_task(tmp_path / "task", model, pictures)
-    manifest, embed = task.read_manifest(), EmbedWork(task)
-    for at in range(0, len(manifest), 5):
-        embed(manifest.slice(at, 5).to_pydict())
+    embed(task, size=5)
     before = task.album()
     assert join_album(task) == {"pictures": len(before)}
     shutil.rmtree(task.picture_store().directory)
@@ -160,9 +161,7 @@ def test_a_changed_file_is_not_taken_from_an_old_chunk(model: Path, tmp_path: Pa
 
 def test_a_damaged_or_unfinished_chunk_counts_as_not_written(model: Path, pictures: Path, tmp_path: Path) -> None:
     task = make_task(tmp_path / "task", model, pictures)
-    manifest, embed = task.read_manifest(), EmbedWork(task)
-    for at in range(0, len(manifest), 6):
-        embed(manifest.slice(at, 6).to_pydict())
+    embed(task, size=6)
     store = task.picture_store()
     whole = store.read()
     chunks = sorted(store.directory.iterdir())
@@ -172,8 +171,7 @@ def test_a_damaged_or_unfinished_chunk_counts_as_not_written(model: Path, pictur
     unfinished.write_bytes(content[:100])
     assert len(store.read()) < len(whole)
     assert unfinished.exists(), "another worker may still be writing it"
-    for at in range(0, len(manifest), 6):
-        embed(manifest.slice(at, 6).to_pydict())
+    embed(task, size=6)
     assert len(store.read()) == len(whole)
 
 
