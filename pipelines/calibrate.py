@@ -86,13 +86,26 @@ def calibrate(album: Album, model: Path, *, work: Path, write: bool = True) -> d
     """
     # A high precision accepts little, so the search adds few pairs of its own choosing to the candidates.
     config = FindConfig(floor=0.0, precision=0.999)
-    find(FindRequest(paths=[album.root / "images"], out=work, config=config, model=model), LocalRunner())
     group = {Path(image.image).relative_to("images").as_posix(): image.group for image in album.images}
     names = {name: at for at, name in enumerate(sorted(set(group.values())))}
-    rows = [row for row in read_pairs(work / "pairs.parquet") if row.left in group and row.right in group]
-    labels = [group[row.left] == group[row.right] for row in rows]
-    evidence = [evidence_of(row) for row in rows]
-    fitted = fit(evidence, labels, groups=[names[group[row.left]] for row in rows])
+
+    def searched(config: FindConfig, out: Path) -> list[PairRow]:
+        find(FindRequest(paths=[album.root / "images"], out=out, config=config, model=model), LocalRunner())
+        return [row for row in read_pairs(out / "pairs.parquet") if row.left in group and row.right in group]
+
+    def truths(rows: Sequence[PairRow]) -> list[bool]:
+        return [group[row.left] == group[row.right] for row in rows]
+
+    rows = searched(config, work / "verified")
+    evidence, labels = [evidence_of(row) for row in rows], truths(rows)
+    # What a glance has left has other strangers than what a search meets that takes no look at all.
+    bare = searched(dataclasses.replace(config, verify="none"), work / "unverified")
+    fitted = fit(
+        evidence,
+        labels,
+        groups=[names[group[row.left]] for row in rows],
+        unverified=([evidence_of(row) for row in bare], truths(bare)),
+    )
     Scorer(fitted)  # refuses what it could not read later
     fitted["fit"]["album"] = {"images": len(album.images), "groups": len(album.groups()), "digest": album.digest()}
     fitted["fit"]["embedding_digest"] = describe(model).embedding_digest

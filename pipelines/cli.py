@@ -10,6 +10,7 @@ import argparse
 import importlib
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from types import FrameType
 
@@ -55,26 +56,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name == command:
             importlib.import_module(f"pipelines.{name}").add_arguments(sub)
     arguments = parser.parse_args(given)
+    told = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        """Leave every `with` block, once; a second signal does not disturb the first."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        told.set()
+        raise Stopped
+
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        return guarded(lambda: _run(str(command), arguments), program="python -m pipelines")
+        return guarded(lambda: _run(str(command), arguments, told), program="python -m pipelines")
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _run(command: str, arguments: argparse.Namespace) -> int:
+def _run(command: str, arguments: argparse.Namespace, told: threading.Event) -> int:
     try:
         code: int = importlib.import_module(f"pipelines.{command}").run(arguments)
     except SystemExit as stopped:
-        # Ray's own handler, in place for a moment while it starts, exits with the number of the signal.
-        if not isinstance(stopped, Stopped) and stopped.code != signal.SIGTERM:
+        # Not every one is ours. While Ray waits in its core it turns ours into one of its own with exit code 1, and its
+        # own handler, in place for a moment while it starts, exits with the number of the signal.
+        if not told.is_set() and stopped.code != signal.SIGTERM:
             raise
         print("stopped; run again to go on", file=sys.stderr)
         return _STOPPED
     return code
-
-
-def stop(number: int, frame: FrameType | None) -> None:
-    """Handler of SIGTERM: leave every `with` block, once; a second signal does not disturb the first."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Stopped

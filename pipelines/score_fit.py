@@ -104,28 +104,28 @@ def taught_by(evidence: Sequence[PairEvidence], labels: Sequence[bool]) -> Taugh
 
 
 def fit(
-    evidence: Sequence[PairEvidence], labels: Sequence[bool], *, groups: Sequence[int] | None = None
+    evidence: Sequence[PairEvidence],
+    labels: Sequence[bool],
+    *,
+    groups: Sequence[int] | None = None,
+    unverified: tuple[Sequence[PairEvidence], Sequence[bool]] | None = None,
 ) -> dict[str, Any]:
     """The content of calibration.json.
 
     labels: True for duplicates. groups: pairs of one number are held out together in the cross-fitted check (default:
-    each pair by itself). The response to every feature is piecewise linear and never falls, since every feature grows with
-    the evidence for a duplicate. Both kinds weigh the same in the fit and the stored prior is .5; a run puts its own prior
-    in its place. Raises InputError where there are fewer than 20 pairs of either kind.
+    each pair by itself). unverified: pairs as a search without verification meets them, and their labels, for the score of
+    pairs that nobody looked at (default: the same pairs, their geometry left out). The response to every feature is
+    piecewise linear and never falls, since every feature grows with the evidence for a duplicate. Both kinds weigh the same
+    in the fit and the stored prior is .5; a run puts its own prior in its place. Raises InputError where there are fewer
+    than 20 pairs of either kind.
     """
     if len(evidence) != len(labels) or (groups is not None and len(groups) != len(labels)):
         raise UsageError(
             f"fit: {len(evidence)} pairs and {len(labels)} labels; each pair wants one label and one group"
         )
-    usable = [at for at, e in enumerate(evidence) if not e.identical and not e.flat]
-    truth = np.array([bool(labels[at]) for at in usable], np.bool_)
+    usable, truth = _usable(evidence, labels)
     fold = np.array([at if groups is None else groups[at] for at in usable], np.int64)
     seen = np.array([evidence[at].geometry is not None for at in usable], np.bool_)
-    for name, number in (("duplicate", int(truth.sum())), ("distinct", int((~truth).sum()))):
-        if number < _LEAST:
-            raise InputError(f"fit: {number} {name} pairs, at least {_LEAST} are needed; give more photographs")
-    bare = np.array([features(dataclasses.replace(evidence[at], geometry=None)) for at in usable])
-    unverified = _section(DEFAULT_CALIBRATION["unverified"], UNVERIFIED_FEATURES, bare, truth)
     taught = taught_by(evidence, labels)
     if min(int(taught.truth.sum()), int((~taught.truth).sum())) < _LEAST:
         raise InputError(
@@ -138,7 +138,7 @@ def fit(
         "source": "fitted",
         **verified,
         "prior": 0.5,
-        "unverified": unverified,
+        "unverified": _unverified(*(unverified or (evidence, labels))),
         "fit": {
             "pairs": len(truth),
             "duplicates": int(truth.sum()),
@@ -147,6 +147,22 @@ def fit(
             "log_loss": round(_log_loss(crossed, taught.truth), 4),
         },
     }
+
+
+def _usable(evidence: Sequence[PairEvidence], labels: Sequence[bool]) -> tuple[list[int], Labels]:
+    """Places and labels of the pairs that no rule decides. InputError where there are fewer than 20 of either kind."""
+    usable = [at for at, e in enumerate(evidence) if not e.identical and not e.flat]
+    truth = np.array([bool(labels[at]) for at in usable], np.bool_)
+    for name, number in (("duplicate", int(truth.sum())), ("distinct", int((~truth).sum()))):
+        if number < _LEAST:
+            raise InputError(f"fit: {number} {name} pairs, at least {_LEAST} are needed; give more photographs")
+    return usable, truth
+
+
+def _unverified(evidence: Sequence[PairEvidence], labels: Sequence[bool]) -> dict[str, Any]:
+    usable, truth = _usable(evidence, labels)
+    bare = np.array([features(dataclasses.replace(evidence[at], geometry=None)) for at in usable])
+    return _section(DEFAULT_CALIBRATION["unverified"], UNVERIFIED_FEATURES, bare, truth)
 
 
 def refit(taught: Taught, values: Floats, truth: Labels, prior: Floats) -> dict[str, Any]:

@@ -111,6 +111,16 @@ def test_identical_and_flat_pairs_teach_nothing() -> None:
     assert fit([*pairs, *extra], [*labels, False, True]) == fit(pairs, labels)
 
 
+def test_the_score_of_pairs_nobody_looked_at_is_fitted_to_such_pairs() -> None:
+    """Of strangers that a glance has left, the ones far away are missing: nearness would say less than it does."""
+    pairs, labels = drawn(2000, share=0.4, seed=12)
+    left = [at for at, pair in enumerate(pairs) if labels[at] or pair.distance < 0.6]
+    verified = [pairs[at] for at in left], [labels[at] for at in left]
+    fitted, glanced = fit(*verified, unverified=(pairs, labels)), fit(*verified)
+    assert {**fitted, "unverified": None} == {**glanced, "unverified": None}
+    assert fitted["unverified"] == fit(pairs, labels)["unverified"] != glanced["unverified"]
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_one_kind_alone_cannot_be_fitted(share: float) -> None:
     pairs, labels = drawn(100, share=share, seed=7)

@@ -45,6 +45,33 @@ def test_an_unknown_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -
     assert "no-such-command" in capsys.readouterr().err
 
 
+_WAITING = """
+import argparse, signal, sys, threading, time
+import pipelines.demo
+from pipelines.cli import main
+from pipelines.session import ray_session
+
+def run(arguments: argparse.Namespace) -> int:
+    import ray
+    with ray_session(workers=1):
+        task = ray.remote(lambda: time.sleep(60)).remote()
+        threading.Timer(1.0, signal.raise_signal, [signal.SIGTERM]).start()
+        {wait}
+    return 0
+
+pipelines.demo.run = run
+sys.exit(main(["demo"]))
+"""
+
+
+@pytest.mark.parametrize("wait", ["ray.get(task)", "ray.wait([task])"])
+def test_a_stop_while_ray_waits_is_a_stop(wait: str) -> None:
+    """Ray's core turns the exception of our handler into SystemExit(1)."""
+    code = _WAITING.format(wait=wait)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "stopped; run again to go on\n")
+
+
 @pytest.mark.parametrize(
     ("items", "workers"), [(1, 2), (8, 2), (100, 2), (100, 3), (255, 2), (256, 2), (5000, 4), (10**6, 7)]
 )
