@@ -171,12 +171,15 @@ class StnConfig(Config):
     """Side of the low-resolution picture the localization network sees, pixels."""
     width: int = 32
     """Channels of its first convolution; doubled at each of the next two."""
-    localization: typing.Literal["cnn", "polar"] = "cnn"
-    """`cnn` regresses the whole transform, as the paper; `polar` finds the rotation equivariantly, then the rest of it."""
+    localization: typing.Literal["cnn", "polar", "moments"] = "cnn"
+    """`cnn` regresses the whole transform, as the paper; `polar` finds the rotation equivariantly, then the rest of it;
+    `moments` (affine only) has a frame that follows every affine edit, and finds the rotation in it."""
     angles: int = 48
     """Rotations that the polar network scores (polar only; a multiple of 4 makes quarter turns exact)."""
     control: int = 4
     """Control points along a side (tps only)."""
+    zoom: float = 0.9
+    """Mean size of the frames at the start, as a share of the picture's (moments only)."""
     prior: bool = False
     """The polar network learns how often pictures are turned by each angle, and adds that to its scores: what does not show
     which way is up stays as it is. A turned copy of that is then no longer turned back."""
@@ -187,6 +190,15 @@ class StnConfig(Config):
             self.localization == "cnn" or self.size % 2 == 0,
             f"stn.size must be even for stn.localization 'polar', whose rings are taken at half of it too, got {self.size}",
         )
+        check(
+            self.localization != "moments" or self.size % 4 == 0,
+            f"stn.size must be a multiple of 4 for stn.localization 'moments', which halves it twice, got {self.size}",
+        )
+        check(
+            self.localization != "moments" or self.kind in ("none", "affine"),
+            f"stn.localization 'moments' has affine frames only, got stn.kind {self.kind!r}",
+        )
+        check(0.2 <= self.zoom <= 2.0, f"stn.zoom must lie in 0.2…2, got {self.zoom}")
         check(self.width >= 4, f"stn.width must be at least 4, got {self.width}")
         check(self.angles >= 8, f"stn.angles must be at least 8, got {self.angles}")
         check(self.control >= 2, f"stn.control must be at least 2, got {self.control}")

@@ -18,6 +18,10 @@ from ndd.model.stn import base_grid, sample
 __all__ = ["make_views"]
 
 
+_REDUCE = 1.6
+"""Stored pixels to a pixel of the view from which pictures are reduced to half their size first."""
+
+
 def make_views(pictures_V3HW: Tensor, edits: Edits, *, size: int, others_V3HW: Tensor | None = None) -> Tensor:
     """Views of the pictures: (V, 3, H, W) uint8 → (V, 3, S, S) uint8.
 
@@ -51,15 +55,27 @@ def _on_some(x: Tensor, amount_V: Tensor, edit: object) -> Tensor:
 
 
 def _geometry(pictures_V3HW: Tensor, view_to_picture_V33: Tensor, fill_V4: Tensor, size: int) -> Tensor:
-    x = pictures_V3HW.float().div_(255)
-    if x.shape[-1] >= 2 * size:
-        # Bilinear sampling looks at four pixels only: without a first reduction small views would alias.
-        x = F.avg_pool2d(x, 2)
-    points = base_grid(size, size, like=x).reshape(1, -1, 2).expand(len(x), -1, -1)
-    grid = map_points(view_to_picture_V33, points).reshape(len(x), size, size, 2)
-    view = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    points = base_grid(size, size, like=view_to_picture_V33).reshape(1, -1, 2).expand(len(pictures_V3HW), -1, -1)
+    grid = map_points(view_to_picture_V33, points).reshape(len(pictures_V3HW), size, size, 2)
+    view = torch.empty(len(grid), 3, size, size, device=grid.device)
+    # Bilinear sampling looks at four pixels only: a view that shrinks its picture would alias without a first reduction,
+    # one that enlarges a part of it would be blurred by it, as no crop is that people make.
+    reduced = _shrink(view_to_picture_V33) * pictures_V3HW.shape[-1] >= _REDUCE * size
+    for rows, reduce in ((reduced.nonzero().flatten(), True), ((~reduced).nonzero().flatten(), False)):
+        if len(rows) > 0:
+            x = pictures_V3HW[rows].float().div_(255)
+            x = F.avg_pool2d(x, 2) if reduce else x
+            view[rows] = F.grid_sample(x, grid[rows], mode="bilinear", padding_mode="border", align_corners=False)
     outside = (grid.abs().amax(dim=-1) > 1.0) & (fill_V4[:, 3] > 0)[:, None, None]
     return torch.where(outside[:, None], fill_V4[:, :3, None, None], view)
+
+
+def _shrink(view_to_picture_V33: Tensor) -> Tensor:
+    """(V,) how much of the picture's side the view's side shows, at its centre: √|det| of the map's derivative."""
+    h = view_to_picture_V33
+    derivative = (h[:, :2, :2] - h[:, :2, 2:] * h[:, 2:, :2]) / h[:, 2:, 2:]
+    determinant = derivative[:, 0, 0] * derivative[:, 1, 1] - derivative[:, 0, 1] * derivative[:, 1, 0]
+    return determinant.abs().sqrt()
 
 
 def _colour(x: Tensor, colour_V7: Tensor) -> Tensor:

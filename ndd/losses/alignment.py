@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["alignment_loss", "angle_agreement_loss", "angle_loss", "map_points", "pose_loss", "rotation_of"]
+__all__ = [
+    "alignment_loss",
+    "angle_agreement_loss",
+    "angle_loss",
+    "map_points",
+    "pose_loss",
+    "rotation_of",
+    "shifted_target",
+]
 
 
 def map_points(homography_B33: Tensor, points_BN2: Tensor) -> Tensor:
@@ -75,13 +83,13 @@ def angle_agreement_loss(scores_a_BA: Tensor, scores_b_BA: Tensor, turn_B: Tenso
     knowledge, only features that survive the edits.
     """
     steps = turn_B / (2 * torch.pi) * scores_a_BA.shape[1]
-    there = -(_shifted(scores_a_BA, steps) * scores_b_BA.log_softmax(dim=1)).sum(dim=1).mean()
-    back = -(_shifted(scores_b_BA, -steps) * scores_a_BA.log_softmax(dim=1)).sum(dim=1).mean()
+    there = -(shifted_target(scores_a_BA, steps) * scores_b_BA.log_softmax(dim=1)).sum(dim=1).mean()
+    back = -(shifted_target(scores_b_BA, -steps) * scores_a_BA.log_softmax(dim=1)).sum(dim=1).mean()
     return 0.5 * (there + back)
 
 
 @torch.no_grad()
-def _shifted(scores_BA: Tensor, steps_B: Tensor) -> Tensor:
+def shifted_target(scores_BA: Tensor, steps_B: Tensor) -> Tensor:
     """Sharpened probabilities (B, A), moved up by a number of angles that need not be whole."""
     count = scores_BA.shape[1]
     probability = (scores_BA.float() / 0.5).softmax(dim=1)

@@ -41,10 +41,13 @@ def info_nce_loss(
 def prototype_loss(z_BD: Tensor, prototypes_ND: Tensor, target_B: Tensor, *, temperature: float) -> Tensor:
     """Each view must find the fixed prototype of its own picture among those of all training pictures.
 
-    z: (B, D) unit vectors. prototypes: (N, D) unit vectors, e.g. a teacher's features of the clean pictures
+    z: (B, D) unit vectors. prototypes: (N, D) unit vectors, in whose precision
+    similarities are computed, e.g. a teacher's features of the clean pictures
     (distillation by instance classification; the softmax of Wu et al. 2018, arXiv:1805.01978, eq. 2). target: (B,) rows.
     """
-    return F.cross_entropy(z_BD @ prototypes_ND.T / temperature, target_B)
+    similarity = z_BD.to(prototypes_ND.dtype) @ prototypes_ND.T
+    wide = torch.promote_types(similarity.dtype, torch.float32)
+    return F.cross_entropy(similarity.to(wide) / temperature, target_B)
 
 
 def entropy_loss(

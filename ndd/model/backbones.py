@@ -14,6 +14,7 @@ import torchvision
 from torch import Tensor, nn
 
 from ndd.errors import ConfigError
+from ndd.model.small_maps import with_small_maps
 
 __all__ = ["BACKBONES", "Backbone", "PretrainedWeightsUnavailable", "make_backbone"]
 
@@ -47,7 +48,7 @@ def _resnet(name: str, channels: int) -> Callable[[bool], Backbone]:
     def build(pretrained: bool) -> Backbone:
         net = _torchvision(name, pretrained)
         names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
-        return Backbone(nn.Sequential(*(net.get_submodule(part) for part in names)), channels)
+        return Backbone(with_small_maps(nn.Sequential(*(net.get_submodule(part) for part in names))), channels)
 
     return build
 

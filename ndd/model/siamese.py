@@ -47,11 +47,14 @@ class SiameseEmbedder(nn.Module):
         embedding, _ = self.embed_with_pose(x_B3SS)
         return embedding
 
-    def embed_with_pose(self, x_B3SS: Tensor) -> tuple[Tensor, Pose | None]:
-        """Embedding (B, D) and the pose that the STN undid; None without an STN."""
+    def embed_with_pose(self, x_B3SS: Tensor, *, into_stn: bool = True) -> tuple[Tensor, Pose | None]:
+        """Embedding (B, D) and the pose that the STN undid; None without an STN. No gradient of the embedding reaches the
+        STN unless `into_stn`."""
         pose: Pose | None = None
         if self.stn is not None:
-            x_B3SS, pose = self.stn(x_B3SS)
+            pose = self.stn.predict(x_B3SS)
+            theta, angle = (pose.theta, pose.angle) if into_stn else (pose.theta.detach(), pose.angle.detach())
+            x_B3SS = self.stn.warp(x_B3SS, theta, angle)
         vector: Tensor = self.head(self.pooling(self.backbone(x_B3SS)))
         return vector, pose
 

@@ -19,7 +19,6 @@ way (affine shape adaptation: Lindeberg & Gårding 1997; Baumberg, CVPR 2000).
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import NamedTuple
@@ -29,11 +28,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ndd.config import StnConfig
+from ndd.model.moments import Attention, frame_of
+from ndd.model.rings import RingScorer, disk_points
 
 __all__ = [
     "AffineTransform",
     "HomographyTransform",
     "LocalizationNet",
+    "MomentLocalizationNet",
     "PolarLocalizationNet",
     "Pose",
     "SpatialTransformer",
@@ -217,38 +219,18 @@ class LocalizationNet(nn.Module):
         return small_B3SS.new_zeros(len(small_B3SS)), none, none
 
 
-class PolarLocalizationNet(nn.Module):
+class PolarLocalizationNet(RingScorer):
     """Scores A angles equivariantly, then predicts θ of the picture turned back by the best of them (see the module).
 
     Only the disk inscribed in the picture is read: what lies outside it changes with the rotation.
     """
 
-    RADII = 12
-
     grid: Tensor
     window: Tensor
 
     def __init__(self, outputs: int, *, size: int, width: int, angles: int, prior: bool = False) -> None:
-        super().__init__()
-        alpha = torch.arange(angles) * (2 * math.pi / angles)
-        # From the rim inwards; the innermost ring would sample the same few pixels over and over.
-        radius = torch.linspace(0.12, 0.97, self.RADII)
-        disk = torch.stack([radius[:, None] * alpha.cos(), radius[:, None] * alpha.sin()], dim=-1)
-        self.register_buffer("grid", disk, persistent=False)
-        self.rings = nn.Sequential(
-            _RingConv(3, width, kernel=(3, 5), stride=1),
-            _RingConv(width, 2 * width, kernel=(3, 5), stride=2),
-            _RingConv(2 * width, 2 * width, kernel=(3, 3), stride=2),
-        )
-        rest = self.RADII // 4
-        self.across = nn.Sequential(
-            nn.Conv2d(2 * width, 2 * width, (rest, 1), bias=False), nn.BatchNorm2d(2 * width), nn.ReLU(inplace=True)
-        )
-        # One template as long as the circle: the score of an angle sees all of them.
-        self.template = nn.Conv1d(2 * width, 1, angles, bias=False)
-        nn.init.normal_(self.template.weight, std=0.02)
-        # Most pictures are upright: log odds of about seven to one to begin with.
-        self.prior = nn.Parameter(2.0 * F.one_hot(torch.tensor(0), angles).float()) if prior else None
+        super().__init__(width=width, angles=angles, prior=prior)
+        self.register_buffer("grid", disk_points(angles), persistent=False)
         self.register_buffer("window", _windows(size), persistent=False)
         self.hidden = nn.Linear(2 * 3 * len(self.window), 64)
         self.theta = nn.Linear(64, outputs)
@@ -256,16 +238,8 @@ class PolarLocalizationNet(nn.Module):
         nn.init.zeros_(self.theta.bias)
 
     def angles(self, small_B3SS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The angle (B,) by which each picture is turned, the scores (B, A) of what is seen, and what the angle follows from:
-        these with what is known of angles before a look."""
-        ring = F.grid_sample(small_B3SS, self.grid.expand(len(small_B3SS), -1, -1, -1), align_corners=False)
-        ring = ring - ring.mean(dim=(1, 2, 3), keepdim=True)
-        ring = ring / (ring.square().mean(dim=(1, 2, 3), keepdim=True).sqrt() + 0.02)
-        line = self.across(self.rings(ring)).squeeze(2)
-        count = line.shape[2]
-        scores = self.template(torch.cat([line, line[..., : count - 1]], dim=2)).squeeze(1)
-        expected = scores if self.prior is None else scores + self.prior
-        return _peak(expected), scores, expected
+        """Angle, scores and what the angle follows from, as `RingScorer.score`."""
+        return self.score(small_B3SS, self.grid.expand(len(small_B3SS), -1, -1, -1))
 
     def forward(self, small_B3SS: Tensor) -> Tensor:
         """Upright pictures of `size` × `size` pixels in [0, 1] → θ (B, outputs)."""
@@ -275,27 +249,29 @@ class PolarLocalizationNet(nn.Module):
         return theta
 
 
-class _RingConv(nn.Module):
-    """Convolution of (B, C, radii, angles), circular along the angles; `stride` thins the radii."""
+class MomentLocalizationNet(RingScorer):
+    """A frame from the moments of an attention, then the angle on rings in it (see `ndd.model.moments`)."""
 
-    def __init__(self, inside: int, outside: int, *, kernel: tuple[int, int], stride: int) -> None:
-        super().__init__()
-        self.reach = kernel[1] // 2
-        self.conv = nn.Conv2d(inside, outside, kernel, stride=(stride, 1), padding=(1, 0), bias=False)
-        self.norm = nn.BatchNorm2d(outside)
+    grid: Tensor
+    places: Tensor
 
-    def forward(self, x_BCRA: Tensor) -> Tensor:
-        wrapped = F.pad(x_BCRA, (self.reach, self.reach, 0, 0), mode="circular")
-        return F.relu(self.norm(self.conv(wrapped)))
+    def __init__(self, *, size: int, width: int, angles: int, zoom: float, prior: bool = False) -> None:
+        super().__init__(width=width, angles=angles, prior=prior)
+        self.register_buffer("grid", disk_points(angles), persistent=False)
+        side = size // 4
+        self.register_buffer("places", base_grid(side, side, like=torch.zeros(1)).reshape(-1, 2), persistent=False)
+        self.attention = Attention(width)
+        self.zoom = nn.Parameter(torch.tensor(zoom).log())
 
+    def frame(self, small_B3SS: Tensor) -> tuple[Tensor, Tensor]:
+        """Centre (B, 2) and shape (B, 2, 2): input = centre + shape · p, before any rotation."""
+        return frame_of(self.attention(small_B3SS), self.places, self.zoom.exp())
 
-def _peak(scores_BA: Tensor) -> Tensor:
-    """Angle of the highest score, refined between its neighbours by their softmax: turns with the scores."""
-    count = scores_BA.shape[1]
-    best = scores_BA.argmax(dim=1, keepdim=True)
-    beside = torch.arange(-2, 3, device=scores_BA.device)
-    weights = scores_BA.gather(1, (best + beside) % count).softmax(dim=1)
-    return (best[:, 0] + (weights * beside).sum(dim=1)) * (2 * math.pi / count)
+    def angles_in(self, small_B3SS: Tensor, centre_B2: Tensor, shape_B22: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Angle, scores and what the angle follows from, of the picture seen in its frame. No gradient reaches the frame."""
+        with torch.autocast(small_B3SS.device.type, enabled=False):
+            points = self.grid.flatten(0, 1) @ shape_B22.detach().mT + centre_B2.detach()[:, None]
+        return self.score(small_B3SS, points.view(-1, *self.grid.shape).to(small_B3SS.dtype))
 
 
 def _windows(size: int) -> Tensor:
@@ -332,8 +308,12 @@ class SpatialTransformer(nn.Module):
         self.size = config.size
         self.transform = make_transform(config)
         outputs = self.transform.parameters_needed
-        self.localization: LocalizationNet | PolarLocalizationNet
-        if config.localization == "polar":
+        self.localization: LocalizationNet | PolarLocalizationNet | MomentLocalizationNet
+        if config.localization == "moments":
+            self.localization = MomentLocalizationNet(
+                size=config.size, width=config.width, angles=config.angles, zoom=config.zoom, prior=config.prior
+            )
+        elif config.localization == "polar":
             self.localization = PolarLocalizationNet(
                 outputs, size=config.size, width=config.width, angles=config.angles, prior=config.prior
             )
@@ -348,9 +328,29 @@ class SpatialTransformer(nn.Module):
     def predict(self, x_BCHW: Tensor) -> Pose:
         """The pose of each picture."""
         small = self.shrink(x_BCHW)
+        if isinstance(self.localization, MomentLocalizationNet):
+            return self._in_frame(self.localization, small)
         angle, scores, expected = self.localization.angles(small)
         theta = self.predict_theta(small, angle)
         return Pose(theta=theta, angle=_single(angle), scores=_single(scores), expected=_single(expected))
+
+    @staticmethod
+    def _in_frame(localization: MomentLocalizationNet, small_B3SS: Tensor) -> Pose:
+        """θ of the picture turned back is what the frame is after that: R(−a) shape R(a), R(−a) centre."""
+        centre, shape = localization.frame(small_B3SS)
+        angle, scores, expected = (_single(x) for x in localization.angles_in(small_B3SS, centre, shape))
+        theta = _turned(_offsets(shape, centre), -angle.detach())
+        return Pose(theta=theta, angle=angle, scores=scores, expected=expected)
+
+    @property
+    def has_frames(self) -> bool:
+        """Does the localization network find frames that follow the picture (`moments`)?"""
+        return isinstance(self.localization, MomentLocalizationNet)
+
+    @staticmethod
+    def frames(pose: Pose) -> Pose:
+        """The same poses with the angle 0, and θ the frames as they are before any rotation: what their losses are told of."""
+        return pose._replace(theta=_turned(pose.theta, pose.angle.detach()), angle=torch.zeros_like(pose.angle))
 
     def predict_theta(self, small_BCSS: Tensor, angle_B: Tensor) -> Tensor:
         """θ (B, P) of pictures that are turned by a known angle."""
@@ -380,6 +380,20 @@ class SpatialTransformer(nn.Module):
         frame = theta_BP.new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]]).expand(theta_BP.shape[0], 4, 2)
         corners = self.transform.map(theta_BP, frame)
         return corners if angle_B is None else turn_points(corners, angle_B)
+
+
+def _offsets(shape_B22: Tensor, centre_B2: Tensor) -> Tensor:
+    """θ (B, 6) of the affine map: offsets from the identity."""
+    identity = torch.eye(2, device=shape_B22.device)
+    return torch.cat([shape_B22 - identity, centre_B2[:, :, None]], dim=2).flatten(1)
+
+
+def _turned(theta_B6: Tensor, angle_B: Tensor) -> Tensor:
+    """θ with R(a) before and R(−a) after it: R(a) L R(−a) for the linear part, R(a) t for the shift."""
+    identity = torch.eye(2, device=theta_B6.device)
+    matrix = theta_B6.view(-1, 2, 3)
+    linear = turn_points(turn_points(matrix[:, :, :2] + identity, angle_B).mT, angle_B).mT
+    return _offsets(linear, turn_points(matrix[:, None, :, 2], angle_B)[:, 0])
 
 
 def _single(x: Tensor) -> Tensor:

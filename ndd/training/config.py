@@ -34,6 +34,9 @@ class LossConfig(Config):
     """Weight of the known angle in the scores of a `polar` STN (the others score none)."""
     agreement: float = 1.0
     """Weight of the agreement of a `polar` STN's scores between two views of a picture."""
+    into_stn: bool = True
+    """Do the losses of the descriptors train the STN too? Without, it learns its own task alone, and no descriptor that likes
+    to see whole pictures pulls it back to the identity."""
     entropy: float = 0.0
     """Weight of the entropy regulariser, which keeps the nearest other picture away."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,20 @@ from ndd.losses import (
     alignment_loss,
     angle_agreement_loss,
     angle_loss,
+    area_loss,
     contrastive_loss,
     cosine_distance,
     entropy_loss,
     euclidean_distance,
+    frame_agreement_loss,
+    frame_loss,
     info_nce_loss,
     pose_loss,
     prototype_loss,
     rotation_of,
     triplet_loss,
+    turn_between,
+    turn_to_upright,
 )
 from ndd.losses.gather import gather_with_grad
 from ndd.model.siamese import SiameseEmbedder
@@ -45,9 +51,10 @@ _ANGLE_ERROR = 0.07
 class Branches(nn.Module):
     """Both branches in one forward pass: what DistributedDataParallel wraps."""
 
-    def __init__(self, model: SiameseEmbedder) -> None:
+    def __init__(self, model: SiameseEmbedder, *, into_stn: bool = True) -> None:
         super().__init__()
         self.model = model
+        self.into_stn = into_stn
 
     def forward(
         self, views_V3SS: Tensor, angle_V: Tensor, *, pose_only: bool = False
@@ -61,10 +68,17 @@ class Branches(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         if self.model.stn is None:
             return self.model.embed_with_pose(x)
-        vectors, pose = (None, self.model.stn.predict(x)) if pose_only else self.model.embed_with_pose(x)
+        vectors: Tensor | None
+        pose: Pose | None
+        if pose_only:
+            vectors, pose = None, self.model.stn.predict(x)
+        else:
+            vectors, pose = self.model.embed_with_pose(x, into_stn=self.into_stn)
         assert pose is not None
         if pose.scores.shape[1] == 0:
             return vectors, pose
+        if self.model.stn.has_frames:
+            return vectors, self.model.stn.frames(pose)
         theta = self.model.stn.predict_theta(self.model.stn.shrink(x), angle_V)
         return vectors, pose._replace(theta=theta, angle=angle_V)
 
@@ -136,10 +150,13 @@ def make_state(
     return TrainState(
         config=config,
         model=model,
-        branches=Branches(model),
+        branches=Branches(model, into_stn=config.loss.into_stn),
         optimizer=_optimizer(model, config.optim),
         average=copy.deepcopy(model).requires_grad_(False),
-        prototypes=None if prototypes is None else prototypes.to(device),
+        # Half precision: against tens of thousands of prototypes this product would be a tenth of the step.
+        prototypes=None
+        if prototypes is None
+        else prototypes.to(device, torch.bfloat16 if config.precision == "bf16" else torch.float32),
     )
 
 
@@ -166,7 +183,7 @@ def _optimizer(model: SiameseEmbedder, config: OptimConfig) -> torch.optim.Optim
             if parameters:
                 groups.append({"params": parameters, "weight_decay": config.weight_decay * decays, "share": share})
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    return kind(groups, lr=config.lr)
+    return kind(groups, lr=config.lr, fused=True)
 
 
 def localization_alone(config: TrainConfig, epoch: int) -> bool:
@@ -198,13 +215,19 @@ def batch_loss(
     prototypes: Tensor | None,
     *,
     expected: Tensor | None = None,
+    frames: float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum of the configured losses, and each of them by name.
 
     z: R of (B, D), empty while the localization network is trained alone. corners: R of (B, 4, 2), empty without an STN.
-    scores: (R B, A) of the angles, or None. expected: the same with the prior of angles, if there is one.
+    scores: (R B, A) of the angles, or None. expected: the same with the prior of angles, if there is one. frames: mean size of
+    the STN's frames, as a share of the picture's, if the corners are those of frames and the angles are counted in them.
     """
     parts: dict[str, Tensor] = {}
+    if frames is not None and scores is not None:
+        known = scores if expected is None else expected
+        parts |= _frame_losses(batch, corners, scores, known, config, zoom=frames)
+        corners, scores = (), None
     if z:
         parts[config.kind] = _metric_loss(batch, z, config)
     if z and config.teacher > 0:
@@ -223,6 +246,29 @@ def batch_loss(
         name: getattr(config, name) for name in ("teacher", "entropy", "pose", "angle", "agreement", "alignment")
     }
     return torch.stack([weights[name] * value for name, value in parts.items()]).sum(), parts
+
+
+def _frame_losses(
+    batch: Batch, corners: tuple[Tensor, ...], scores: Tensor, expected: Tensor, config: LossConfig, *, zoom: float
+) -> dict[str, Tensor]:
+    """What frames that follow their picture are asked for (see `ndd.losses.frames`), under the names of the same wishes."""
+    parts: dict[str, Tensor] = {}
+    same = batch.aligned
+    share = same.float().mean()
+    if config.pose > 0:
+        parts["pose"] = area_loss(torch.cat(corners), zoom=zoom)
+    if config.angle > 0:
+        upright = turn_to_upright(torch.cat(corners), torch.cat(batch.pose))
+        parts["angle"] = angle_loss(expected, upright.angle.detach())
+    if config.alignment + config.agreement > 0 and bool(same.any()):
+        (a, b), (h_a, h_b) = ((pair[0][same], pair[1][same]) for pair in (corners, batch.view_to_picture))
+        there, back = (
+            turn_between(x, y, torch.linalg.solve(h_y, h_x)) for x, y, h_x, h_y in ((a, b, h_a, h_b), (b, a, h_b, h_a))
+        )
+        parts["alignment"] = frame_loss(there, back).mean() * share
+        scores_a, scores_b = (part[same] for part in scores.chunk(len(batch.views))[:2])
+        parts["agreement"] = frame_agreement_loss(scores_a, scores_b, there).mean() * share
+    return {name: value for name, value in parts.items() if getattr(config, name) > 0}
 
 
 def _teacher_loss(batch: Batch, z: tuple[Tensor, ...], config: LossConfig, prototypes: Tensor | None) -> Tensor:
@@ -293,7 +339,8 @@ def train_step(state: TrainState, batch: Batch, *, progress: float, epoch: int) 
         corners = state.model.stn.corners(pose.theta, pose.angle if scored else None).chunk(roles)
         scores = pose.scores if scored else None
     expected = None if pose is None or scores is None else pose.expected
-    loss, parts = batch_loss(batch, z, corners, scores, config.loss, state.prototypes, expected=expected)
+    frames = config.model.stn.zoom if state.model.stn is not None and state.model.stn.has_frames else None
+    loss, parts = batch_loss(batch, z, corners, scores, config.loss, state.prototypes, expected=expected, frames=frames)
     if not torch.isfinite(loss):
         raise FloatingPointError(
             f"the loss is {loss.item()} at step {state.step}; lower optim.lr or raise loss.temperature"
@@ -308,7 +355,7 @@ def train_step(state: TrainState, batch: Batch, *, progress: float, epoch: int) 
         "loss": loss,
         "grad_norm": norm,
         **{f"loss_{k}": v for k, v in parts.items()},
-        **_health(z, corners, expected, batch),
+        **_health(z, corners, expected, batch, framed=frames is not None),
     }
     return {"lr": rate, **{name: float(value.detach()) for name, value in figures.items()}}
 
@@ -337,16 +384,17 @@ def _freeze_batchnorm(model: nn.Module) -> None:
 def _update_average(state: TrainState) -> None:
     # A young average would remember the random start: let its memory grow with the run (as in TensorFlow's EMA).
     decay = min(state.config.optim.ema, (1 + state.step) / (10 + state.step)) if state.config.optim.ema else 0.0
-    for mean, value in zip(state.average.state_dict().values(), state.model.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
+    means, values = (list(model.state_dict().values()) for model in (state.average, state.model))
+    moving = [mean.is_floating_point() for mean in means]
+    torch._foreach_lerp_(list(compress(means, moving)), list(compress(values, moving)), 1 - decay)
+    for mean, value, moves in zip(means, values, moving, strict=True):
+        if not moves:
             mean.copy_(value)
 
 
 @torch.no_grad()
 def _health(
-    z: tuple[Tensor, ...], corners: tuple[Tensor, ...], scores: Tensor | None, batch: Batch
+    z: tuple[Tensor, ...], corners: tuple[Tensor, ...], scores: Tensor | None, batch: Batch, *, framed: bool
 ) -> dict[str, Tensor]:
     """Signs of life: a collapsing model shows in the negatives' similarity and the centre's norm long before the loss."""
     figures = _health_of_vectors(z[0].float(), z[1].float(), batch) if z else {}
@@ -355,7 +403,9 @@ def _health(
         figures["corner_displacement"] = torch.cat(corners).sub(frame).norm(dim=2).mean()
     if scores is not None:
         best = scores.argmax(dim=1) * (2 * math.pi / scores.shape[1])
-        off = torch.remainder(best - rotation_of(torch.cat(batch.pose)) + math.pi, 2 * math.pi) - math.pi
+        pose = torch.cat(batch.pose)
+        upright = turn_to_upright(torch.cat(corners), pose).angle if framed else rotation_of(pose)
+        off = torch.remainder(best - upright + math.pi, 2 * math.pi) - math.pi
         figures["angle_within_15_degrees"] = (off.abs() < math.radians(15)).float().mean()
     return figures
 

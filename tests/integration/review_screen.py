@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, TimeoutError, expect
 
 import feedback.cli
 import ndd.cli
@@ -134,12 +134,27 @@ def answer(page: Page, verdict: Verdict, *, by_mouse: bool) -> None:
         choose(page, verdict, lambda: page.keyboard.press(KEYS[verdict]))
     if verdict is Verdict.DUPLICATE:
         choose(page, "edited", lambda: page.keyboard.press("5"))
-    with page.expect_response(lambda r: "/annotations" in r.url and r.request.method == "POST") as posted:
-        if by_mouse:
-            page.locator("button", has_text="Submit").first.click()
-        else:
-            page.keyboard.press("Control+Enter")
-    assert posted.value.ok
+    if by_mouse:
+        submit(page, page.locator("button", has_text="Submit").first.click)
+    else:
+        submit(page, lambda: page.keyboard.press("Control+Enter"))
+
+
+def submit(page: Page, act: Callable[[], None]) -> None:
+    """Act until the answer is on its way, as a person does who sees that nothing came of it; then wait for what is said to it.
+
+    The request is looked for and not the response: it leaves at once, however busy the server is, so nothing is sent twice.
+    """
+    until = time.monotonic() + 60
+    while True:
+        try:
+            with page.expect_request(lambda r: "/annotations" in r.url and r.method == "POST", timeout=4000) as sent:
+                act()
+            break
+        except TimeoutError:
+            assert time.monotonic() < until, "the answer cannot be submitted"
+    response = sent.value.response()
+    assert response is not None and response.ok
 
 
 def choose(page: Page, name: str, act: Callable[[], None]) -> None:
@@ -164,7 +179,7 @@ def label_all(
     said: dict[str, Said] = {}
     last: Said | None = None
     for _ in range(count):
-        with page.expect_response(lambda r: "id=next_task" in r.url) as shown:
+        with page.expect_response(lambda r: "id=next_task" in r.url, timeout=120_000) as shown:
             if last is None:
                 page.get_by_role("button", name="Label All Tasks").click()
             else:
