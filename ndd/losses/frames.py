@@ -74,11 +74,10 @@ def frame_loss(there: Turn, back: Turn) -> Tensor:
 
 
 def area_loss(corners_B42: Tensor, *, zoom: float) -> Tensor:
-    """How far the frames' mean size lies from `zoom` of the picture's, squared logarithm: what fixes their common zoom."""
-    frame = _corners(corners_B42)
-    shape = torch.einsum("bni,nj->bij", corners_B42, frame) / 4
+    """(B,) how far the size of each frame lies from `zoom` of the picture's: the square of its logarithm."""
+    shape = torch.einsum("bni,nj->bij", corners_B42, _corners(corners_B42)) / 4
     size = 0.5 * torch.linalg.det(shape).abs().clamp_min(1e-6).log()
-    loss: Tensor = (size.mean() - math.log(zoom)).square() + 0.1 * (size - size.mean()).square().mean()
+    loss: Tensor = (size - math.log(zoom)).square()
     return loss
 
 

@@ -55,8 +55,11 @@ class SymmetricConv(nn.Module):
 class Attention(nn.Module):
     """Where to look: (B, 3, S, S) in [0, 1] → logits (B, S/4 · S/4) of the places; all alike at the start."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, size: int) -> None:
         super().__init__()
+        # Plain numbers: while a network is traced, shapes are tensors.
+        self.side = size // 4
+        self.smaller = [4 * round(share * self.side) for share in SCALES]
         channels = [3, width // 3, 2 * width // 3, 4 * width // 3]
         self.layers = nn.ModuleList(SymmetricConv(inside, outside) for inside, outside in pairwise(channels))
         self.last = SymmetricConv(channels[-1], channels[-1])
@@ -70,13 +73,11 @@ class Attention(nn.Module):
         x = small_B3SS - small_B3SS.mean(dim=(1, 2, 3), keepdim=True)
         x = x / (x.square().mean(dim=(1, 2, 3), keepdim=True).sqrt() + 0.02)
         x = x.contiguous(memory_format=torch.channels_last)
-        side = x.shape[-1] // 4
         maps = [self._at_one_scale(x)]
-        for share in SCALES:
-            size = 4 * round(share * side)
+        for size in self.smaller:
             smaller = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
             found = self._at_one_scale(smaller)
-            maps.append(F.interpolate(found, size=(side, side), mode="bilinear", align_corners=False))
+            maps.append(F.interpolate(found, size=(self.side, self.side), mode="bilinear", align_corners=False))
         logits = torch.cat(maps, dim=1) + self.scale[:, None, None]
         return logits.logsumexp(dim=1).flatten(1)
 

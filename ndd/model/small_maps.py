@@ -30,9 +30,7 @@ class SmallMapConv2d(nn.Conv2d):
             return super().forward(input)
         half = torch.get_autocast_dtype("cpu")
         with torch.autocast("cpu", enabled=False):
-            result: Tensor = _Products.apply(
-                input.to(half), self.weight.to(half), self.stride[0], int(self.padding[0])
-            )
+            result: Tensor = _Products.apply(input.to(half), self.weight.to(half), self.stride[0], int(self.padding[0]))
         return result
 
     def _pays(self, x_BCHW: Tensor) -> bool:

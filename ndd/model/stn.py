@@ -260,7 +260,7 @@ class MomentLocalizationNet(RingScorer):
         self.register_buffer("grid", disk_points(angles), persistent=False)
         side = size // 4
         self.register_buffer("places", base_grid(side, side, like=torch.zeros(1)).reshape(-1, 2), persistent=False)
-        self.attention = Attention(width)
+        self.attention = Attention(width, size=size)
         self.zoom = nn.Parameter(torch.tensor(zoom).log())
 
     def frame(self, small_B3SS: Tensor) -> tuple[Tensor, Tensor]:
@@ -270,7 +270,7 @@ class MomentLocalizationNet(RingScorer):
     def angles_in(self, small_B3SS: Tensor, centre_B2: Tensor, shape_B22: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Angle, scores and what the angle follows from, of the picture seen in its frame. No gradient reaches the frame."""
         with torch.autocast(small_B3SS.device.type, enabled=False):
-            points = self.grid.flatten(0, 1) @ shape_B22.detach().mT + centre_B2.detach()[:, None]
+            points = self.grid.flatten(0, 1) @ shape_B22.detach().transpose(1, 2) + centre_B2.detach()[:, None]
         return self.score(small_B3SS, points.view(-1, *self.grid.shape).to(small_B3SS.dtype))
 
 
@@ -392,7 +392,7 @@ def _turned(theta_B6: Tensor, angle_B: Tensor) -> Tensor:
     """θ with R(a) before and R(−a) after it: R(a) L R(−a) for the linear part, R(a) t for the shift."""
     identity = torch.eye(2, device=theta_B6.device)
     matrix = theta_B6.view(-1, 2, 3)
-    linear = turn_points(turn_points(matrix[:, :, :2] + identity, angle_B).mT, angle_B).mT
+    linear = turn_points(turn_points(matrix[:, :, :2] + identity, angle_B).transpose(1, 2), angle_B).transpose(1, 2)
     return _offsets(linear, turn_points(matrix[:, None, :, 2], angle_B)[:, 0])
 
 

@@ -29,11 +29,11 @@ class LossConfig(Config):
     alignment: float = 0.5
     """Weight of the STN's agreement between two views of a picture."""
     pose: float = 0.5
-    """Weight of the STN's distance to the known pose."""
+    """Weight of the STN's distance to the known pose; with `moments`, of the distance of its frames from their usual size."""
     angle: float = 0.2
-    """Weight of the known angle in the scores of a `polar` STN (the others score none)."""
+    """Weight of the known angle in the scores of a `polar` or `moments` STN (the others score none)."""
     agreement: float = 1.0
-    """Weight of the agreement of a `polar` STN's scores between two views of a picture."""
+    """Weight of the agreement of a `polar` or `moments` STN's scores between two views of a picture."""
     into_stn: bool = True
     """Do the losses of the descriptors train the STN too? Without, it learns its own task alone, and no descriptor that likes
     to see whole pictures pulls it back to the identity."""
@@ -163,6 +163,14 @@ class TrainConfig(Config):
             or self.model.stn.kind == "none"
             or self.loss.pose + self.loss.angle + self.loss.agreement > 0,
             "localization_epochs is set but loss.pose, loss.angle and loss.agreement are 0: nothing would be learnt in them",
+        )
+        loss = self.loss
+        check(
+            loss.into_stn
+            or self.model.stn.kind == "none"
+            or loss.pose + loss.angle + loss.agreement + loss.alignment > 0,
+            "loss.into_stn is false and so are all of the STN's own losses: nothing would train it; set one of "
+            "loss.alignment, loss.pose, loss.angle, loss.agreement",
         )
         check(len(self.stages) > 0 and self.stages[-1].until == 1.0, "the last of `stages` must have until = 1.0")
         check(

@@ -256,7 +256,7 @@ def _frame_losses(
     same = batch.aligned
     share = same.float().mean()
     if config.pose > 0:
-        parts["pose"] = area_loss(torch.cat(corners), zoom=zoom)
+        parts["pose"] = area_loss(torch.cat(corners), zoom=zoom).mean()
     if config.angle > 0:
         upright = turn_to_upright(torch.cat(corners), torch.cat(batch.pose))
         parts["angle"] = angle_loss(expected, upright.angle.detach())

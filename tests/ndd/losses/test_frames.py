@@ -78,6 +78,8 @@ def test_the_known_pose_as_an_angle_in_the_frame() -> None:
 def test_the_area_is_held() -> None:
     assert area_loss(corners(0.9 * torch.eye(2)), zoom=0.9).item() == pytest.approx(0, abs=1e-6)
     assert area_loss(corners(0.3 * torch.eye(2)), zoom=0.9).item() > 1.0
+    wide = corners(torch.diag(torch.tensor([1.8, 0.45])))  # what counts is the size, not the shape
+    assert area_loss(wide, zoom=0.9).item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("mirrored", [False, True])

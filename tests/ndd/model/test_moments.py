@@ -61,7 +61,9 @@ def test_frames_follow_every_affine_edit() -> None:
     moved_centre, moved_shape = frame_of(spot(places @ edit.T + shift), places, torch.tensor(1.0))
     assert torch.allclose(edit @ moved_centre[0] + shift, centre[0], atol=0.01)
     turn = torch.linalg.inv(shape[0]) @ edit @ moved_shape[0]
-    assert torch.allclose(turn @ turn.T, torch.eye(2), atol=0.15)  # the floor under the variances keeps it from exactness
+    assert torch.allclose(
+        turn @ turn.T, torch.eye(2), atol=0.15
+    )  # the floor under the variances keeps it from exactness
     still = torch.linalg.inv(shape[0]) @ edit @ shape[0]
     assert (still @ still.T - torch.eye(2)).norm() > 2 * (turn @ turn.T - torch.eye(2)).norm()
 

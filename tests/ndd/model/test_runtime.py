@@ -39,7 +39,11 @@ def model_directory(directory: Path, stn: dict[str, Any]) -> Path:
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 1.5)
         if network.stn is not None:
-            torch.nn.init.normal_(network.stn.localization.theta.weight, std=0.03)
+            net = network.stn.localization
+            if network.stn.has_frames:
+                torch.nn.init.normal_(net.attention.logit.weight, std=1.0)
+            else:
+                torch.nn.init.normal_(net.theta.weight, std=0.03)
     return checkpoint.save(directory, network, card={"note": "random"})
 
 
@@ -81,8 +85,14 @@ def cosines(left: NDArray[np.float16], right: NDArray[np.float16]) -> NDArray[np
 
 @pytest.mark.parametrize(
     "stn",
-    [{"kind": "none"}, {"kind": "affine"}, {"kind": "homography"}, {"localization": "polar"}],
-    ids=["none", "affine", "homography", "polar"],
+    [
+        {"kind": "none"},
+        {"kind": "affine"},
+        {"kind": "homography"},
+        {"localization": "polar"},
+        {"localization": "moments"},
+    ],
+    ids=["none", "affine", "homography", "polar", "moments"],
 )
 def test_single_precision_is_the_reference(stn: dict[str, Any], canvases: NDArray[np.uint8], tmp_path: Path) -> None:
     directory = model_directory(tmp_path / "model", stn)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from ndd.errors import ConfigError
 from ndd.training.config import TrainConfig
 from ndd.training.plan import Batch, make_batch, plan_epoch
 from ndd.training.step import TrainState, learning_rate, make_state, train_step
@@ -76,9 +77,14 @@ def test_losses_add_up_with_their_weights(kind: str) -> None:
     assert all(map(math.isfinite, figures.values()))
 
 
-def test_entropy_and_angle_are_weighted_too() -> None:
+@pytest.mark.parametrize("localization", ["polar", "moments"])
+def test_entropy_and_angle_are_weighted_too(localization: str) -> None:
     config = tiny(
-        model__stn__localization="polar", model__stn__angles=8, loss__entropy=0.2, loss__angle=0.4, loss__agreement=0.6
+        model__stn__localization=localization,
+        model__stn__angles=8,
+        loss__entropy=0.2,
+        loss__angle=0.4,
+        loss__agreement=0.6,
     )
     figures = train_step(make_state(config), batch_of(config), progress=0.5, epoch=0)
     total = (
@@ -93,9 +99,10 @@ def test_entropy_and_angle_are_weighted_too() -> None:
     assert 0.0 <= figures["angle_within_15_degrees"] <= 1.0
 
 
-def test_first_epochs_train_the_localization_network_alone() -> None:
+@pytest.mark.parametrize("localization", ["polar", "moments"])
+def test_first_epochs_train_the_localization_network_alone(localization: str) -> None:
     config = tiny(
-        model__stn__localization="polar", model__stn__angles=8, localization_epochs=1, optim__localization_lr=0.1,
+        model__stn__localization=localization, model__stn__angles=8, localization_epochs=1, optim__localization_lr=0.1,
         optim__warmup=0.0, optim__ema=0.0,
     )  # fmt: skip
     state = make_state(config)
@@ -121,9 +128,10 @@ def test_each_part_of_the_run_has_its_own_schedule() -> None:
     assert rate(config, 0.625, 2) == pytest.approx(0.5)
 
 
-def test_a_polar_network_learns_how_a_picture_is_turned() -> None:
+@pytest.mark.parametrize("localization", ["polar", "moments"])
+def test_a_network_that_scores_angles_learns_how_a_picture_is_turned(localization: str) -> None:
     config = tiny(
-        model__stn__localization="polar", model__stn__angles=16, model__stn__size=32, localization_epochs=1,
+        model__stn__localization=localization, model__stn__angles=16, model__stn__size=32, localization_epochs=1,
         optim__lr=1e-2, optim__schedule="constant", optim__warmup=0.0, ramp=0.0, examples=24, stages=[
             {"until": 1.0, "size": 32, "batch": 24}
         ], edits__rotate=1.0, edits__quarter=0.5, edits__mirror=0.0,
@@ -132,6 +140,26 @@ def test_a_polar_network_learns_how_a_picture_is_turned() -> None:
     figures = [train_step(state, batch, progress=0.0, epoch=0) for _ in range(30)]
     assert figures[-1]["loss_angle"] < 0.5 * figures[0]["loss_angle"]
     assert figures[-1]["angle_within_15_degrees"] > 0.8
+
+
+def test_frames_learn_to_follow_their_picture() -> None:
+    """Nothing but the frames' own losses, and less than a rotation's share of the error is left of what squashes make."""
+    config = tiny(
+        model__stn__localization="moments", model__stn__angles=16, model__stn__size=32, model__stn__width=12,
+        localization_epochs=1, optim__lr=1e-2, optim__schedule="constant", optim__warmup=0.0, ramp=0.0, examples=24,
+        stages=[{"until": 1.0, "size": 32, "batch": 24}], edits__squash=3.0, edits__min_area=1.0, edits__rotate=0.0,
+        edits__quarter=0.0, edits__mirror=0.5, edits__pad=0.0, edits__overlay=0.0, edits__perspective=0.0,
+    )  # fmt: skip
+    state, batch = make_state(config), batch_of(config)
+    figures = [train_step(state, batch, progress=0.0, epoch=0) for _ in range(60)]
+    assert figures[-1]["loss_alignment"] < 0.6 * figures[0]["loss_alignment"]
+
+
+def test_a_transformer_that_nothing_trains_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"loss\.into_stn"):
+        tiny(loss__into_stn=False, loss__alignment=0.0, loss__pose=0.0, loss__angle=0.0, loss__agreement=0.0)
+    tiny(model__stn__kind="none", loss__into_stn=False, loss__alignment=0.0, loss__pose=0.0, loss__angle=0.0,
+         loss__agreement=0.0)  # fmt: skip
 
 
 def test_the_twin_has_no_pose() -> None:
