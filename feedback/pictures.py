@@ -64,7 +64,7 @@ class Previews:
         return target
 
     def together(self, pair_id: str, pictures: Iterable[tuple[ImageId, str]]) -> Path:
-        """`folder/PAIR-MODEL.jpg`, the two pictures as the spatial transformer turned them. Raises PictureRefused."""
+        """`folder/PAIR-MODEL.jpg`, the two pictures as the spatial transformer shows them. Raises PictureRefused."""
         target = self.folder / f"{pair_id}-{self._directory.embedding_digest[:8]}.jpg"
         if not target.is_file():
             side = self._directory.config.image_size

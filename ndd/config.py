@@ -170,24 +170,28 @@ class StnConfig(Config):
     size: int = 48
     """Side of the low-resolution picture the localization network sees, pixels."""
     width: int = 32
-    """Channels of its first convolution; doubled at each of the next two."""
+    """Channels of its first convolution; doubled at each of the next two. Moments: of the first on the rings; its attention
+    has a third of them, two thirds, and four."""
     localization: typing.Literal["cnn", "polar", "moments"] = "cnn"
     """`cnn` regresses the whole transform, as the paper; `polar` finds the rotation equivariantly, then the rest of it;
     `moments` (affine only) has a frame that follows every affine edit, and finds the rotation in it."""
     angles: int = 48
-    """Rotations that the polar network scores (polar only; a multiple of 4 makes quarter turns exact)."""
+    """Rotations that are scored (polar, moments; a multiple of 4 makes quarter turns exact)."""
     control: int = 4
     """Control points along a side (tps only)."""
     zoom: float = 0.9
-    """Mean size of the frames at the start, as a share of the picture's (moments only)."""
+    """Size of the frames, as a share of the picture's: at the start, and what their mean is held to (moments only)."""
     prior: bool = False
-    """The polar network learns how often pictures are turned by each angle, and adds that to its scores: what does not show
-    which way is up stays as it is. A turned copy of that is then no longer turned back."""
+    """A network that scores angles learns how often pictures are turned by each of them, and adds that to its scores: what
+    does not show which way is up stays as it is. A turned copy of that is then no longer turned back."""
+    trust: float = 1.0
+    """How much of the prior, where there is one, counts in the choice of the angle: 1 is upright most often, less turns more of
+    the turned copies back."""
 
     def __post_init__(self) -> None:
         check(self.size >= 16, f"stn.size must be at least 16 pixels, got {self.size}")
         check(
-            self.localization == "cnn" or self.size % 2 == 0,
+            self.localization != "polar" or self.size % 2 == 0,
             f"stn.size must be even for stn.localization 'polar', whose rings are taken at half of it too, got {self.size}",
         )
         check(
@@ -199,6 +203,7 @@ class StnConfig(Config):
             f"stn.localization 'moments' has affine frames only, got stn.kind {self.kind!r}",
         )
         check(0.2 <= self.zoom <= 2.0, f"stn.zoom must lie in 0.2…2, got {self.zoom}")
+        check(0.0 <= self.trust <= 1.0, f"stn.trust must lie in 0…1, got {self.trust}")
         check(self.width >= 4, f"stn.width must be at least 4, got {self.width}")
         check(self.angles >= 8, f"stn.angles must be at least 8, got {self.angles}")
         check(self.control >= 2, f"stn.control must be at least 2, got {self.control}")
@@ -219,6 +224,17 @@ class ModelConfig(Config):
     pooling: typing.Literal["avg", "gem"] = "gem"
     """`gem` is generalised-mean pooling with a learned power (Radenović et al. 2018, arXiv:1711.02512)."""
     stn: StnConfig = field(default_factory=StnConfig)
+
+    def network(self) -> dict[str, Any]:
+        """What the vectors depend on: `to_dict` less settings of other localization networks and what is at rest, so that a
+        setting that came later leaves the digests of earlier models as they were."""
+        plain = self.to_dict()
+        stn = plain["stn"]
+        if self.stn.localization != "moments":
+            del stn["zoom"]
+        if not self.stn.prior:
+            del stn["prior"], stn["trust"]
+        return plain
 
     def __post_init__(self) -> None:
         check(32 <= self.image_size <= 1024, f"image_size must lie in 32…1024 pixels, got {self.image_size}")

@@ -38,7 +38,7 @@ def draw(
     out: str | os.PathLike[str],
 ) -> Path:
     """Write a PNG: above the two pictures with their matching keypoints and the left frame as it lies in the right one,
-    below both as the spatial transformer turned them. Raises StoreError if it cannot be written."""
+    below both as the spatial transformer shows them. Raises StoreError if it cannot be written."""
     left, right = (fit_within(picture, _SIDE) for picture in pictures)
     top = _beside(left, right)
     start = left.shape[1] + _GAP
@@ -53,7 +53,7 @@ def draw(
         cv2.polylines(top, [np.rint(corners).astype(np.int32)], isClosed=True, color=_FRAME, thickness=2)
     below = _beside(*aligned(model, canvases))
     width = max(top.shape[1], below.shape[1])
-    rows = [_caption(_words(match), width), _wide(top, width), _caption("as the network turned them", width)]
+    rows = [_caption(_words(match), width), _wide(top, width), _caption("as the network sees them", width)]
     sheet = np.vstack([*rows, _wide(below, width)])
     target = Path(out)
     try:
@@ -90,7 +90,7 @@ def _apply(homography: NDArray[np.float64], points: NDArray[np.float64]) -> NDAr
 
 
 def aligned(model: SiameseEmbedder, canvases: tuple[Pixels, Pixels]) -> list[Pixels]:
-    """Two squares (S, S, 3) as the spatial transformer of the network turned them, each (240, 240, 3)."""
+    """Two squares (S, S, 3) as the spatial transformer shows them to the network, each (240, 240, 3)."""
     x_B3SS = torch.from_numpy(np.stack(canvases)).permute(0, 3, 1, 2).float() / 255
     with one_thread():
         warped, _ = model.align(x_B3SS)

@@ -12,7 +12,7 @@ _PANELS: Mapping[str, tuple[str, ...]] = {
     "similarity": ("similarity_positive", "similarity_negative", "similarity_nearest_negative"),
     "pose": ("loss_pose", "loss_alignment", "loss_angle", "loss_agreement", "angle_within_15_degrees"),
     "collapse": ("centre_norm", "corner_displacement", "grad_norm"),
-    "validation": ("val_mrr", "val_recall_at_1", "val_gap", "val_pose_error_ratio"),
+    "validation": ("val_mrr", "val_recall_at_1", "val_gap", "val_pose_error_ratio", "val_frame_error_ratio"),
 }
 
 

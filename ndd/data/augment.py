@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ndd.data.edits import RECTANGLES, Edits
-from ndd.losses.alignment import map_points
+from ndd.losses.alignment import derivative_at_centre, map_points
 from ndd.model.stn import base_grid, sample
 
 __all__ = ["make_views"]
@@ -72,10 +72,8 @@ def _geometry(pictures_V3HW: Tensor, view_to_picture_V33: Tensor, fill_V4: Tenso
 
 def _shrink(view_to_picture_V33: Tensor) -> Tensor:
     """(V,) how much of the picture's side the view's side shows, at its centre: √|det| of the map's derivative."""
-    h = view_to_picture_V33
-    derivative = (h[:, :2, :2] - h[:, :2, 2:] * h[:, 2:, :2]) / h[:, 2:, 2:]
-    determinant = derivative[:, 0, 0] * derivative[:, 1, 1] - derivative[:, 0, 1] * derivative[:, 1, 0]
-    return determinant.abs().sqrt()
+    shrink: Tensor = torch.linalg.det(derivative_at_centre(view_to_picture_V33)).abs().sqrt()
+    return shrink
 
 
 def _colour(x: Tensor, colour_V7: Tensor) -> Tensor:

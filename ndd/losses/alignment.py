@@ -15,6 +15,7 @@ __all__ = [
     "alignment_loss",
     "angle_agreement_loss",
     "angle_loss",
+    "derivative_at_centre",
     "map_points",
     "pose_loss",
     "rotation_of",
@@ -55,10 +56,16 @@ def pose_loss(corners_B42: Tensor, pose_B33: Tensor) -> Tensor:
     return F.smooth_l1_loss(corners_B42, map_points(pose_B33, frame).clamp(-4, 4), beta=0.1)
 
 
+def derivative_at_centre(homography_B33: Tensor) -> Tensor:
+    """(B, 2, 2) how the homographies map the neighbourhood of the origin; their scale does not matter."""
+    h = homography_B33 / homography_B33[:, 2:, 2:]
+    return h[:, :2, :2] - h[:, :2, 2:] * h[:, 2:, :2]
+
+
 def rotation_of(pose_B33: Tensor) -> Tensor:
     """Angle (B,) of the rotation nearest to a known pose, radians: that of the polar decomposition of its derivative at
     the centre."""
-    derivative = (pose_B33[:, :2, :2] - pose_B33[:, :2, 2:] * pose_B33[:, 2:, :2]) / pose_B33[:, 2:, 2:]
+    derivative = derivative_at_centre(pose_B33)
     return torch.atan2(derivative[:, 1, 0] - derivative[:, 0, 1], derivative[:, 0, 0] + derivative[:, 1, 1])
 
 

@@ -18,9 +18,13 @@ from ndd.losses.alignment import map_points, shifted_target
 __all__ = ["Turn", "area_loss", "frame_agreement_loss", "frame_loss", "turn_between", "turn_to_upright"]
 
 
+_FAR = 16.0
+"""Frames; farther corners count as being there."""
+
+
 class Turn(NamedTuple):
-    """From one frame to another. angle: φ (B,) radians. mirrored: (B,) bool. error: (B,) mean distance of the corners, in units
-    of the second frame, that no rotation removes."""
+    """From one frame to another. angle: φ (B,) radians. mirrored: (B,) bool. error: (B,) root mean square distance of the
+    corners that no rotation removes, in units of the second frame; turning either frame does not change it."""
 
     angle: Tensor
     mirrored: Tensor
@@ -29,20 +33,21 @@ class Turn(NamedTuple):
 
 def turn_between(corners_a_B42: Tensor, corners_b_B42: Tensor, a_to_b_B33: Tensor) -> Turn:
     """The rotation nearest to what leads from frame a, seen through T, to frame b."""
-    return _turn(map_points(a_to_b_B33, corners_a_B42).clamp(-4, 4), corners_b_B42)
+    return _turn(map_points(a_to_b_B33, corners_a_B42), corners_b_B42)
 
 
 def turn_to_upright(corners_B42: Tensor, pose_B33: Tensor) -> Turn:
     """The rotation, in the frame, that makes it the known upright pose (B, 3, 3): canonical → view."""
     upright = _corners(corners_B42).expand_as(corners_B42)
-    return _turn(map_points(pose_B33, upright).clamp(-4, 4), corners_B42)
+    return _turn(map_points(pose_B33, upright), corners_B42)
 
 
 def _turn(points_B42: Tensor, corners_B42: Tensor) -> Turn:
     frame = _corners(corners_B42)
     # The corners of a square satisfy Σ p pᵀ = 4 I, so least squares are a mean of products.
     centre, shape = corners_B42.mean(dim=1), torch.einsum("bni,nj->bij", corners_B42, frame) / 4
-    seen = torch.linalg.solve(shape, (points_B42 - centre[:, None]).mT).mT
+    # A corner near a horizon lies anywhere; nothing is learnt from one that is many frames away.
+    seen = torch.linalg.solve(shape, (points_B42 - centre[:, None]).mT).mT.clamp(-_FAR, _FAR)
     linear = torch.einsum("bni,nj->bij", seen, frame) / 4
     mirrored = torch.linalg.det(linear.detach()) < 0
     flip = torch.where(mirrored, -1.0, 1.0)
@@ -51,7 +56,7 @@ def _turn(points_B42: Tensor, corners_B42: Tensor) -> Turn:
     angle = torch.atan2(column[:, 1] - linear[:, 0, 1], column[:, 0] + linear[:, 1, 1])
     expected = _rotated(torch.stack([frame[:, 0] * flip[:, None], frame[:, 1].expand(len(flip), -1)], dim=-1), angle)
     return Turn(
-        angle=angle, mirrored=mirrored, error=(seen - expected).square().sum(dim=2).add(1e-8).sqrt().mean(dim=1)
+        angle=angle, mirrored=mirrored, error=(seen - expected).square().sum(dim=2).mean(dim=1).add(1e-8).sqrt()
     )
 
 

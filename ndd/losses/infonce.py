@@ -41,9 +41,9 @@ def info_nce_loss(
 def prototype_loss(z_BD: Tensor, prototypes_ND: Tensor, target_B: Tensor, *, temperature: float) -> Tensor:
     """Each view must find the fixed prototype of its own picture among those of all training pictures.
 
-    z: (B, D) unit vectors. prototypes: (N, D) unit vectors, in whose precision
-    similarities are computed, e.g. a teacher's features of the clean pictures
-    (distillation by instance classification; the softmax of Wu et al. 2018, arXiv:1805.01978, eq. 2). target: (B,) rows.
+    z: (B, D) unit vectors. prototypes: (N, D) unit vectors, e.g. a teacher's features of the clean pictures (distillation by
+    instance classification; the softmax of Wu et al. 2018, arXiv:1805.01978, eq. 2); similarities are computed in their
+    precision. target: (B,) rows.
     """
     similarity = z_BD.to(prototypes_ND.dtype) @ prototypes_ND.T
     wide = torch.promote_types(similarity.dtype, torch.float32)

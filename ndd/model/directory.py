@@ -112,7 +112,7 @@ def describe(directory: str | os.PathLike[str], *, engine: str | None = None) ->
         card=_read_json(source / CARD) if (source / CARD).is_file() else {},
         calibration=calibration,
         runtime=runtime,
-        embedding_digest=json_digest({"preprocessing": preprocessing, "config": config.to_dict(), "weights": content}),
+        embedding_digest=json_digest({"preprocessing": preprocessing, "config": config.network(), "weights": content}),
         scorer_digest=json_digest({"calibration": calibration}),
     )
 

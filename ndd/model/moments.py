@@ -1,4 +1,4 @@
-"""A localization network that is affinely covariant by construction: attention, its moments, then an angle.
+"""Frames that are affinely covariant by construction: attention and its moments.
 
 A small network says where to look: a weight for each place of the picture. The mean μ and the covariance Σ of the places
 under these weights are a frame, input = μ + A p with A = z √3 Σ^½. If a copy T of the picture is looked at in the same
@@ -26,10 +26,10 @@ from torch.nn import functional as F
 __all__ = ["Attention", "SymmetricConv", "frame_of", "square_root"]
 
 _FLOOR = 0.1**2
-"""Added to the variances: a frame never becomes smaller than that times √3."""
+"""Added to the variances: its root, times √3 and the zoom, is the least size of a frame."""
 
 
-SCALES = (2 / 3, 1 / 2, 1 / 3)
+_SCALES = (2 / 3, 1 / 2, 1 / 3)
 """Sizes at which the same network looks once more: what a zoom has made larger is then found at another size."""
 
 
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         super().__init__()
         # Plain numbers: while a network is traced, shapes are tensors.
         self.side = size // 4
-        self.smaller = [4 * round(share * self.side) for share in SCALES]
+        self.smaller = [4 * round(share * self.side) for share in _SCALES]
         channels = [3, width // 3, 2 * width // 3, 4 * width // 3]
         self.layers = nn.ModuleList(SymmetricConv(inside, outside) for inside, outside in pairwise(channels))
         self.last = SymmetricConv(channels[-1], channels[-1])
@@ -67,7 +67,7 @@ class Attention(nn.Module):
         nn.init.zeros_(self.logit.weight)
         assert self.logit.bias is not None
         nn.init.zeros_(self.logit.bias)
-        self.scale = nn.Parameter(torch.zeros(1 + len(SCALES)))
+        self.scale = nn.Parameter(torch.zeros(1 + len(_SCALES)))
 
     def forward(self, small_B3SS: Tensor) -> Tensor:
         x = small_B3SS - small_B3SS.mean(dim=(1, 2, 3), keepdim=True)
@@ -97,7 +97,8 @@ def frame_of(logits_BG: Tensor, places_G2: Tensor, zoom: Tensor) -> tuple[Tensor
     Attention that is the same everywhere gives the whole picture, times `zoom`.
     """
     with torch.autocast(logits_BG.device.type, enabled=False):
-        weight = logits_BG.float().softmax(dim=1)
+        weight = logits_BG.to(torch.promote_types(logits_BG.dtype, torch.float32)).softmax(dim=1)
+        places_G2 = places_G2.to(weight.dtype)
         centre = weight @ places_G2
         off = places_G2 - centre[:, None]
         xx, yy, xy = ((weight * product).sum(dim=1) for product in (

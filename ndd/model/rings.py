@@ -11,31 +11,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["RADII", "RingScorer", "disk_points", "peak"]
+__all__ = ["RingScorer", "disk_points"]
 
-RADII = 12
+_RADII = 12
 
 
 def disk_points(angles: int) -> Tensor:
     """(R, A, 2) points on rings, the outermost just inside the circle that touches ±1."""
     alpha = torch.arange(angles) * (2 * math.pi / angles)
     # From the rim inwards; the innermost ring would sample the same few pixels over and over.
-    radius = torch.linspace(0.12, 0.97, RADII)
+    radius = torch.linspace(0.12, 0.97, _RADII)
     return torch.stack([radius[:, None] * alpha.cos(), radius[:, None] * alpha.sin()], dim=-1)
 
 
 class RingScorer(nn.Module):
     """Scores A angles equivariantly, whatever its weights are: turning what is seen turns the scores."""
 
-    def __init__(self, *, width: int, angles: int, prior: bool) -> None:
+    def __init__(self, *, width: int, angles: int, prior: bool, trust: float = 1.0) -> None:
         super().__init__()
+        self.trust = trust
         self.rings = nn.Sequential(
             _RingConv(3, width, kernel=(3, 5), stride=1),
             _RingConv(width, 2 * width, kernel=(3, 5), stride=2),
             _RingConv(2 * width, 2 * width, kernel=(3, 3), stride=2),
         )
         self.across = nn.Sequential(
-            nn.Conv2d(2 * width, 2 * width, (RADII // 4, 1), bias=False),
+            nn.Conv2d(2 * width, 2 * width, (_RADII // 4, 1), bias=False),
             nn.BatchNorm2d(2 * width),
             nn.ReLU(inplace=True),
         )
@@ -46,16 +47,18 @@ class RingScorer(nn.Module):
         self.prior = nn.Parameter(2.0 * F.one_hot(torch.tensor(0), angles).float()) if prior else None
 
     def score(self, small_B3SS: Tensor, points_BRA2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The angle (B,) of what is seen at the points, the scores (B, A) of what is seen, and what the angle follows from:
-        these with what is known of angles before a look."""
-        ring = F.grid_sample(small_B3SS, points_BRA2, align_corners=False)
+        """The angle (B,) of what is seen at the points; the scores (B, A) of what is seen; and the log odds of each angle:
+        scores with what is known before a look, of which the choice takes the share `trust`."""
+        # Frames may reach beyond the picture: its border is repeated there, since black would tell where the picture ends.
+        ring = F.grid_sample(small_B3SS, points_BRA2, padding_mode="border", align_corners=False)
         ring = ring - ring.mean(dim=(1, 2, 3), keepdim=True)
         ring = ring / (ring.square().mean(dim=(1, 2, 3), keepdim=True).sqrt() + 0.02)
         line = self.across(self.rings(ring)).squeeze(2)
         count = line.shape[2]
         scores = self.template(torch.cat([line, line[..., : count - 1]], dim=2)).squeeze(1)
-        expected = scores if self.prior is None else scores + self.prior
-        return peak(expected), scores, expected
+        if self.prior is None:
+            return _peak(scores), scores, scores
+        return _peak(scores + self.trust * self.prior), scores, scores + self.prior
 
 
 class _RingConv(nn.Module):
@@ -72,7 +75,7 @@ class _RingConv(nn.Module):
         return F.relu(self.norm(self.conv(wrapped)))
 
 
-def peak(scores_BA: Tensor) -> Tensor:
+def _peak(scores_BA: Tensor) -> Tensor:
     """Angle of the highest score, refined between its neighbours by their softmax: turns with the scores."""
     count = scores_BA.shape[1]
     best = scores_BA.argmax(dim=1, keepdim=True)

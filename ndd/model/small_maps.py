@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 __all__ = ["SmallMapConv2d", "with_small_maps"]
@@ -64,6 +65,7 @@ class _Products(torch.autograd.Function):
         return (patches @ matrix.t()).view(batch, high, wide, -1).permute(0, 3, 1, 2)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         patches, matrix = ctx.saved_tensors
         batch, channels, height, width, high, wide, kernel, stride, padding = ctx.shape

@@ -228,8 +228,10 @@ class PolarLocalizationNet(RingScorer):
     grid: Tensor
     window: Tensor
 
-    def __init__(self, outputs: int, *, size: int, width: int, angles: int, prior: bool = False) -> None:
-        super().__init__(width=width, angles=angles, prior=prior)
+    def __init__(
+        self, outputs: int, *, size: int, width: int, angles: int, prior: bool = False, trust: float = 1.0
+    ) -> None:
+        super().__init__(width=width, angles=angles, prior=prior, trust=trust)
         self.register_buffer("grid", disk_points(angles), persistent=False)
         self.register_buffer("window", _windows(size), persistent=False)
         self.hidden = nn.Linear(2 * 3 * len(self.window), 64)
@@ -255,17 +257,19 @@ class MomentLocalizationNet(RingScorer):
     grid: Tensor
     places: Tensor
 
-    def __init__(self, *, size: int, width: int, angles: int, zoom: float, prior: bool = False) -> None:
-        super().__init__(width=width, angles=angles, prior=prior)
+    def __init__(
+        self, *, size: int, width: int, angles: int, zoom: float, prior: bool = False, trust: float = 1.0
+    ) -> None:
+        super().__init__(width=width, angles=angles, prior=prior, trust=trust)
         self.register_buffer("grid", disk_points(angles), persistent=False)
         side = size // 4
         self.register_buffer("places", base_grid(side, side, like=torch.zeros(1)).reshape(-1, 2), persistent=False)
         self.attention = Attention(width, size=size)
-        self.zoom = nn.Parameter(torch.tensor(zoom).log())
+        self.log_zoom = nn.Parameter(torch.tensor(zoom).log())
 
     def frame(self, small_B3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Centre (B, 2) and shape (B, 2, 2): input = centre + shape · p, before any rotation."""
-        return frame_of(self.attention(small_B3SS), self.places, self.zoom.exp())
+        return frame_of(self.attention(small_B3SS), self.places, self.log_zoom.exp())
 
     def angles_in(self, small_B3SS: Tensor, centre_B2: Tensor, shape_B22: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Angle, scores and what the angle follows from, of the picture seen in its frame. No gradient reaches the frame."""
@@ -311,11 +315,21 @@ class SpatialTransformer(nn.Module):
         self.localization: LocalizationNet | PolarLocalizationNet | MomentLocalizationNet
         if config.localization == "moments":
             self.localization = MomentLocalizationNet(
-                size=config.size, width=config.width, angles=config.angles, zoom=config.zoom, prior=config.prior
+                size=config.size,
+                width=config.width,
+                angles=config.angles,
+                zoom=config.zoom,
+                prior=config.prior,
+                trust=config.trust,
             )
         elif config.localization == "polar":
             self.localization = PolarLocalizationNet(
-                outputs, size=config.size, width=config.width, angles=config.angles, prior=config.prior
+                outputs,
+                size=config.size,
+                width=config.width,
+                angles=config.angles,
+                prior=config.prior,
+                trust=config.trust,
             )
         else:
             self.localization = LocalizationNet(outputs, size=config.size, width=config.width)
@@ -339,7 +353,7 @@ class SpatialTransformer(nn.Module):
         """θ of the picture turned back is what the frame is after that: R(−a) shape R(a), R(−a) centre."""
         centre, shape = localization.frame(small_B3SS)
         angle, scores, expected = (_single(x) for x in localization.angles_in(small_B3SS, centre, shape))
-        theta = _turned(_offsets(shape, centre), -angle.detach())
+        theta = _turned(_offsets(shape, centre), -angle)
         return Pose(theta=theta, angle=angle, scores=scores, expected=expected)
 
     @property
@@ -350,7 +364,7 @@ class SpatialTransformer(nn.Module):
     @staticmethod
     def frames(pose: Pose) -> Pose:
         """The same poses with the angle 0, and θ the frames as they are before any rotation: what their losses are told of."""
-        return pose._replace(theta=_turned(pose.theta, pose.angle.detach()), angle=torch.zeros_like(pose.angle))
+        return pose._replace(theta=_turned(pose.theta, pose.angle), angle=torch.zeros_like(pose.angle))
 
     def predict_theta(self, small_BCSS: Tensor, angle_B: Tensor) -> Tensor:
         """θ (B, P) of pictures that are turned by a known angle."""

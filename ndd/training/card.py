@@ -24,7 +24,7 @@ _IS_NOT = (
 def model_card(state: TrainState, *, data: Mapping[str, Any], engine: str, workers: int, device: str) -> dict[str, Any]:
     """Plain JSON values. data: at least digest and pictures. Names no path and no machine."""
     model = state.config.model
-    stn = "no STN" if model.stn.kind == "none" else f"{model.stn.kind} STN"
+    stn = "no STN" if model.stn.kind == "none" else f"{model.stn.kind} STN ({model.stn.localization})"
     last = dict(state.history[-1]) if state.history else {}
     return {
         "model": f"{stn}, {model.backbone}, {model.pooling} pooling, {model.dim} numbers of unit length",

@@ -11,6 +11,14 @@ from ndd.data.sampling import SamplingConfig
 
 __all__ = ["LossConfig", "OptimConfig", "Stage", "TrainConfig"]
 
+_OWN_LOSSES = {
+    "cnn": ("pose", "alignment"),
+    "polar": ("pose", "alignment", "angle", "agreement"),
+    # The angles are counted in frames that they do not move, and the size alone says nothing of where to look.
+    "moments": ("alignment",),
+}
+"""What trains a localization network without the descriptors."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig(Config):
@@ -131,7 +139,7 @@ class TrainConfig(Config):
     """Progressive resolution: consecutive stretches, the last until 1."""
     epochs: int = 25
     localization_epochs: int = 0
-    """Of these, the first so many train the localization network alone on the known poses: it costs a fraction of the
+    """Of these, the first so many train the localization network alone on the known edits: it costs a fraction of the
     trunk, which then learns from pictures that are turned back already. They have a learning-rate schedule of their own."""
     examples: int | None = None
     """Examples per epoch; all training pictures if None."""
@@ -158,19 +166,18 @@ class TrainConfig(Config):
             0 <= self.localization_epochs < self.epochs,
             f"localization_epochs must lie in 0…{self.epochs - 1} (epochs − 1), got {self.localization_epochs}",
         )
+        own = _OWN_LOSSES[self.model.stn.localization]
+        trained = self.model.stn.kind == "none" or any(getattr(self.loss, name) > 0 for name in own)
+        names = ", ".join(f"loss.{name}" for name in own)
         check(
-            self.localization_epochs == 0
-            or self.model.stn.kind == "none"
-            or self.loss.pose + self.loss.angle + self.loss.agreement > 0,
-            "localization_epochs is set but loss.pose, loss.angle and loss.agreement are 0: nothing would be learnt in them",
+            self.localization_epochs == 0 or trained,
+            f"localization_epochs is set, but of what trains stn.localization {self.model.stn.localization!r} alone "
+            f"({names}) all is 0",
         )
-        loss = self.loss
         check(
-            loss.into_stn
-            or self.model.stn.kind == "none"
-            or loss.pose + loss.angle + loss.agreement + loss.alignment > 0,
-            "loss.into_stn is false and so are all of the STN's own losses: nothing would train it; set one of "
-            "loss.alignment, loss.pose, loss.angle, loss.agreement",
+            self.loss.into_stn or trained,
+            f"loss.into_stn is false and of what else trains stn.localization {self.model.stn.localization!r} ({names}) "
+            "all is 0: set one of them, or loss.into_stn",
         )
         check(len(self.stages) > 0 and self.stages[-1].until == 1.0, "the last of `stages` must have until = 1.0")
         check(

@@ -62,7 +62,8 @@ class Branches(nn.Module):
         """uint8 or float views → embeddings (V, D) and what the STN learns from.
 
         The trunk sees the pictures as the STN believes them to be. What the STN learns is told of them turned back by the
-        known angle (V,): a wrong guess would leave the rest of the pose without meaning. No embeddings if `pose_only`.
+        known angle (V,): a wrong guess would leave the rest of the pose without meaning; of frames, before any rotation. No
+        embeddings if `pose_only`.
         """
         x = views_V3SS.float().div(255) if views_V3SS.dtype == torch.uint8 else views_V3SS
         x = x.contiguous(memory_format=torch.channels_last)
@@ -166,7 +167,8 @@ def distribute(state: TrainState) -> None:
         state.branches,
         broadcast_buffers=not state.config.freeze_batchnorm,
         # While the localization network is trained alone the trunk takes no part, and its gradients would be waited for.
-        find_unused_parameters=localization_alone(state.config, 0),
+        # The transformer without the descriptors' gradient may have parts that none of its own losses reaches.
+        find_unused_parameters=localization_alone(state.config, 0) or not state.config.loss.into_stn,
     )
 
 
@@ -215,18 +217,18 @@ def batch_loss(
     prototypes: Tensor | None,
     *,
     expected: Tensor | None = None,
-    frames: float | None = None,
+    zoom: float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum of the configured losses, and each of them by name.
 
     z: R of (B, D), empty while the localization network is trained alone. corners: R of (B, 4, 2), empty without an STN.
-    scores: (R B, A) of the angles, or None. expected: the same with the prior of angles, if there is one. frames: mean size of
-    the STN's frames, as a share of the picture's, if the corners are those of frames and the angles are counted in them.
+    scores: (R B, A) of the angles, or None. expected: the same with the prior of angles, if there is one. zoom: mean size
+    that the STN's frames shall have, as a share of the picture's, if the corners are those of frames, in which angles are
+    counted.
     """
     parts: dict[str, Tensor] = {}
-    if frames is not None and scores is not None:
-        known = scores if expected is None else expected
-        parts |= _frame_losses(batch, corners, scores, known, config, zoom=frames)
+    if zoom is not None and scores is not None:
+        parts |= _frame_losses(batch, corners, scores, scores if expected is None else expected, config, zoom=zoom)
         corners, scores = (), None
     if z:
         parts[config.kind] = _metric_loss(batch, z, config)
@@ -251,7 +253,10 @@ def batch_loss(
 def _frame_losses(
     batch: Batch, corners: tuple[Tensor, ...], scores: Tensor, expected: Tensor, config: LossConfig, *, zoom: float
 ) -> dict[str, Tensor]:
-    """What frames that follow their picture are asked for (see `ndd.losses.frames`), under the names of the same wishes."""
+    """What frames that follow their picture are asked for (see `ndd.losses.frames`), under the names of the same wishes.
+
+    Only the upright angle is a matter of `expected`, which has the prior in it: what views agree on must be seen in them.
+    """
     parts: dict[str, Tensor] = {}
     same = batch.aligned
     share = same.float().mean()
@@ -260,7 +265,10 @@ def _frame_losses(
     if config.angle > 0:
         upright = turn_to_upright(torch.cat(corners), torch.cat(batch.pose))
         parts["angle"] = angle_loss(expected, upright.angle.detach())
-    if config.alignment + config.agreement > 0 and bool(same.any()):
+    if not bool(same.any()):
+        # Every worker has the same losses and the same gradients to share, also where its part of a batch has no such pair.
+        parts |= {"alignment": corners[0].sum() * 0.0, "agreement": scores.sum() * 0.0}
+    elif config.alignment + config.agreement > 0:
         (a, b), (h_a, h_b) = ((pair[0][same], pair[1][same]) for pair in (corners, batch.view_to_picture))
         there, back = (
             turn_between(x, y, torch.linalg.solve(h_y, h_x)) for x, y, h_x, h_y in ((a, b, h_a, h_b), (b, a, h_b, h_a))
@@ -339,8 +347,8 @@ def train_step(state: TrainState, batch: Batch, *, progress: float, epoch: int) 
         corners = state.model.stn.corners(pose.theta, pose.angle if scored else None).chunk(roles)
         scores = pose.scores if scored else None
     expected = None if pose is None or scores is None else pose.expected
-    frames = config.model.stn.zoom if state.model.stn is not None and state.model.stn.has_frames else None
-    loss, parts = batch_loss(batch, z, corners, scores, config.loss, state.prototypes, expected=expected, frames=frames)
+    zoom = config.model.stn.zoom if state.model.stn is not None and state.model.stn.has_frames else None
+    loss, parts = batch_loss(batch, z, corners, scores, config.loss, state.prototypes, expected=expected, zoom=zoom)
     if not torch.isfinite(loss):
         raise FloatingPointError(
             f"the loss is {loss.item()} at step {state.step}; lower optim.lr or raise loss.temperature"
@@ -355,7 +363,7 @@ def train_step(state: TrainState, batch: Batch, *, progress: float, epoch: int) 
         "loss": loss,
         "grad_norm": norm,
         **{f"loss_{k}": v for k, v in parts.items()},
-        **_health(z, corners, expected, batch, framed=frames is not None),
+        **_health(z, corners, expected, batch, framed=zoom is not None),
     }
     return {"lr": rate, **{name: float(value.detach()) for name, value in figures.items()}}
 
@@ -367,6 +375,8 @@ def _known_angles(state: TrainState, batch: Batch) -> Tensor:
     draw what one would have drawn.
     """
     known = rotation_of(torch.cat(batch.pose))
+    if state.model.stn is None or state.model.stn.has_frames:
+        return known  # nobody asks
     seeds = ([state.config.seed, state.step, int(picture)] for picture in batch.pictures)
     errors = np.stack(
         [np.random.default_rng(seed).normal(0.0, _ANGLE_ERROR, len(batch.views)) for seed in seeds], axis=1

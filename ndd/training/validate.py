@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ndd.data.augment import make_views
 from ndd.data.edits import EditConfig, draw_edits
 from ndd.losses.alignment import pose_loss
+from ndd.losses.frames import turn_between
 from ndd.model.siamese import SiameseEmbedder
 from ndd.training.plan import Indexes, Pictures
 
@@ -35,7 +36,9 @@ def validate(
     limit: int = 512,
     batch: int = 64,
 ) -> dict[str, float]:
-    """Recall@1 of edited views among clean pictures, mean reciprocal rank, the gap of similarities and the pose error.
+    """Recall@1 of edited views among clean pictures, mean reciprocal rank, the gap of similarities, and what is left of the
+    error of doing nothing: `val_pose_error_ratio` against the known pose, or, of a transformer with frames,
+    `val_frame_error_ratio` between the frames of the clean and of the edited picture, rotations left out.
 
     The edits are the same at every call; `limit` pictures at most, the first of `rows`.
     """
@@ -43,20 +46,31 @@ def validate(
     rows = rows[:limit]
     device = next(model.parameters()).device
     drawn = draw_edits(np.random.default_rng(11), np.ones(len(rows)), edits)
-    clean, edited, errors, still = [], [], [], []
+    clean, edited = [], []
+    errors: list[Tensor] = []
+    still: list[Tensor] = []
+    frames = model.stn is not None and model.stn.has_frames
     for start in range(0, len(rows), batch):
         part = slice(start, start + batch)
         pictures = torch.from_numpy(np.ascontiguousarray(images_NHW3[rows[part]])).to(device).permute(0, 3, 1, 2)
         views = make_views(pictures, drawn[part], size=size)
         small = F.interpolate(pictures.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-        clean.append(_embed(model, small / 255)[0])
+        vectors, before = _embed(model, small / 255)
+        clean.append(vectors)
         vectors, corners = _embed(model, views.float() / 255)
         edited.append(vectors)
-        if corners is not None:
-            pose = torch.from_numpy(drawn.pose[part]).to(device)
+        if corners is not None and before is not None:
             frame = corners.new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]]).expand_as(corners)
-            errors.append(pose_loss(corners, pose))
-            still.append(pose_loss(frame, pose))
+            if frames:
+                h = torch.from_numpy(drawn.view_to_picture[part]).to(device)
+                for found, (clean_B42, edited_B42) in ((errors, (before, corners)), (still, (frame, frame))):
+                    there = turn_between(clean_B42, edited_B42, torch.linalg.inv(h)).error
+                    back = turn_between(edited_B42, clean_B42, h).error
+                    found.append((there + back).mean())
+            else:
+                pose = torch.from_numpy(drawn.pose[part]).to(device)
+                errors.append(pose_loss(corners, pose))
+                still.append(pose_loss(frame, pose))
     similarity = torch.cat(edited) @ torch.cat(clean).T
     own = similarity.diagonal()
     rank = (similarity > own[:, None]).sum(dim=1) + 1
@@ -69,7 +83,8 @@ def validate(
         ),
     }
     if errors:
-        figures["val_pose_error_ratio"] = float(torch.stack(errors).mean() / torch.stack(still).mean())
+        name = "val_frame_error_ratio" if frames else "val_pose_error_ratio"
+        figures[name] = float(torch.stack(errors).mean() / torch.stack(still).mean())
     return figures
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from playwright.sync_api import Locator, Page, TimeoutError, expect
+from playwright.sync_api import Locator, Page, Request, expect
 
 import feedback.cli
 import ndd.cli
@@ -143,17 +143,26 @@ def answer(page: Page, verdict: Verdict, *, by_mouse: bool) -> None:
 def submit(page: Page, act: Callable[[], None]) -> None:
     """Act until the answer is on its way, as a person does who sees that nothing came of it; then wait for what is said to it.
 
-    The request is looked for and not the response: it leaves at once, however busy the server is, so nothing is sent twice.
+    Any request counts, whenever it leaves, so nothing is sent twice: not even by a page that takes seconds to send it.
     """
-    until = time.monotonic() + 60
-    while True:
-        try:
-            with page.expect_request(lambda r: "/annotations" in r.url and r.method == "POST", timeout=4000) as sent:
-                act()
-            break
-        except TimeoutError:
+    sent: list[Request] = []
+
+    def look(request: Request) -> None:
+        if "/annotations" in request.url and request.method == "POST":
+            sent.append(request)
+
+    page.on("request", look)
+    try:
+        until = time.monotonic() + 90
+        while not sent:
             assert time.monotonic() < until, "the answer cannot be submitted"
-    response = sent.value.response()
+            act()
+            patience = time.monotonic() + 15
+            while not sent and time.monotonic() < patience:
+                page.wait_for_timeout(100)
+    finally:
+        page.remove_listener("request", look)
+    response = sent[0].response()
     assert response is not None and response.ok
 
 

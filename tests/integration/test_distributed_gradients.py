@@ -26,7 +26,7 @@ from ndd.training.workers import Share, from_first, mean_over_workers
 from tests.ndd.training.builders import tiny, tiny_pictures
 
 WORKERS = 2
-KINDS = ("contrastive", "triplet", "infonce", "polar", "moments", "localization alone")
+KINDS = ("contrastive", "triplet", "infonce", "polar", "moments", "moments of pairs", "localization alone")
 
 
 def config_of(kind: str) -> TrainConfig:
@@ -34,8 +34,10 @@ def config_of(kind: str) -> TrainConfig:
     if kind not in ("contrastive", "triplet", "infonce"):
         settings = {"model__stn__localization": "polar", "model__stn__angles": 8, "model__stn__prior": True}
         settings |= {"loss__entropy": 0.4}
-    if kind == "moments":
+    if kind.startswith("moments"):
         settings |= {"model__stn__localization": "moments", "loss__into_stn": False}
+    if kind == "moments of pairs":  # of which one worker has no duplicate
+        settings |= {"loss__kind": "contrastive", "loss__entropy": 0.0}
     if kind == "localization alone":
         settings |= {"epochs": 4, "localization_epochs": 2}  # the step is of the second epoch
     return tiny(

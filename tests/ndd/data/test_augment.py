@@ -89,6 +89,17 @@ def test_views_show_what_the_homography_says() -> None:
         assert difference.mean() < 1.0
 
 
+def test_a_crop_is_as_sharp_as_what_is_stored() -> None:
+    """Half of each side of a picture of twice the view's size is that part, pixel by pixel, also beside views that shrink."""
+    x = photos(2, 64)
+    half = np.diag([0.5, 0.5, 1.0]).astype(np.float32)
+    maps = np.stack([half, np.eye(3, dtype=np.float32)])
+    crop, whole = make_views(x, edits_with(2, view_to_picture=maps), size=32)
+    assert (crop.int() - x[0, :, 16:48, 16:48].int()).abs().max() <= 1
+    reduced = torch.nn.functional.avg_pool2d(x[1:].float(), 2)[0]
+    assert (whole - reduced).abs().max() <= 1
+
+
 def test_the_outside_is_filled_or_repeats_the_border() -> None:
     x = photos(2, 32)
     wide = np.diag([2.0, 2.0, 1.0]).astype(np.float32)

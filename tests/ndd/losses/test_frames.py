@@ -70,6 +70,19 @@ def test_no_common_zoom_makes_the_loss_smaller() -> None:
     assert loss(2.0) == pytest.approx(loss(1.0), rel=1e-3)
 
 
+def test_nor_does_a_larger_frame_on_one_side() -> None:
+    t = homography(torch.diag(torch.tensor([1.6, 1.0])))
+    frame = corners(torch.eye(2))
+
+    def loss(zoom: float) -> float:
+        other = corners(zoom * torch.eye(2))
+        return frame_loss(turn_between(frame, other, t), turn_between(other, frame, torch.linalg.inv(t))).item()
+
+    fitting = min(loss(zoom) for zoom in (1.0, 1.25, 1.5))
+    assert loss(4.0) > fitting
+    assert loss(0.25) > fitting
+
+
 def test_the_known_pose_as_an_angle_in_the_frame() -> None:
     frame = corners(0.7 * torch.eye(2))
     assert turn_to_upright(frame, homography(rotation(-1.2))).angle.item() == pytest.approx(-1.2, abs=1e-5)

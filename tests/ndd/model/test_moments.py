@@ -61,9 +61,8 @@ def test_frames_follow_every_affine_edit() -> None:
     moved_centre, moved_shape = frame_of(spot(places @ edit.T + shift), places, torch.tensor(1.0))
     assert torch.allclose(edit @ moved_centre[0] + shift, centre[0], atol=0.01)
     turn = torch.linalg.inv(shape[0]) @ edit @ moved_shape[0]
-    assert torch.allclose(
-        turn @ turn.T, torch.eye(2), atol=0.15
-    )  # the floor under the variances keeps it from exactness
+    # Not exactly: there is a floor under the variances.
+    assert torch.allclose(turn @ turn.T, torch.eye(2), atol=0.15)
     still = torch.linalg.inv(shape[0]) @ edit @ shape[0]
     assert (still @ still.T - torch.eye(2)).norm() > 2 * (turn @ turn.T - torch.eye(2)).norm()
 
@@ -84,7 +83,8 @@ def test_quarter_turns_are_undone_exactly(quarters: int) -> None:
         still, _ = stn(x)
         moved, pose = stn(x.rot90(quarters, (2, 3)))
     assert torch.allclose(still, moved, atol=2e-3)
-    assert (pose.theta.abs().amax(dim=1) > 0.02).all()  # frames are not all the whole picture
+    assert (pose.theta[:, [1, 2, 3, 5]].abs().amax(dim=1) > 0.02).all()  # frames are not all the whole picture, zoomed
+    assert pose.angle.std() > 0.1
 
 
 def test_a_mirror_image_has_the_mirrored_frame() -> None:
@@ -126,6 +126,38 @@ def test_no_gradient_of_the_descriptor_reaches_the_transformer_where_it_shall_no
         vectors[:, 0].sum().backward()
         reached = model.stn.localization.attention.logit.weight.grad
         assert (reached is not None and bool(reached.abs().sum() > 0)) is into_stn
+
+
+def test_the_descriptor_turns_the_picture_in_its_frame() -> None:
+    """The gradient of resampled pixels with respect to the template, which moves the angle alone, against differences."""
+    stn = transformer().double()
+    assert isinstance(stn.localization, MomentLocalizationNet)
+    x, template = smooth(1, 48).double(), stn.localization.template.weight
+    with torch.no_grad():
+        template.mul_(20)
+
+    def value() -> Tensor:
+        out, _ = stn(x)
+        return (out[0, :, 5:20, 8:30] * torch.linspace(0, 1, 22, dtype=torch.float64)).sum()
+
+    (gradient,) = torch.autograd.grad(value(), template)
+    step = 1e-6 * gradient / gradient.norm()
+    with torch.no_grad():
+        template.add_(step)
+        up = value()
+        template.sub_(2 * step)
+        down = value()
+    assert gradient.norm() > 1e-6
+    assert ((up - down) / 2e-6).item() == pytest.approx(gradient.norm().item(), rel=0.02)
+
+
+def test_what_came_later_leaves_earlier_digests_alone() -> None:
+    """A setting of frames, or of the prior, is part of a network only where it has them."""
+    for localization in ("cnn", "polar"):
+        plain = ModelConfig(stn=StnConfig(localization=localization)).network()["stn"]  # type: ignore[arg-type]
+        assert not {"zoom", "prior", "trust"} & set(plain)
+    framed = ModelConfig(stn=StnConfig(localization="moments", prior=True)).network()["stn"]
+    assert {"zoom", "prior", "trust"} <= set(framed)
 
 
 def test_settings_that_cannot_be() -> None:

@@ -156,8 +156,13 @@ def test_frames_learn_to_follow_their_picture() -> None:
 
 
 def test_a_transformer_that_nothing_trains_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"loss\.into_stn"):
-        tiny(loss__into_stn=False, loss__alignment=0.0, loss__pose=0.0, loss__angle=0.0, loss__agreement=0.0)
+    """What a localization network does not score cannot train it: the usual weights of angles do not count for `cnn`."""
+    with pytest.raises(ConfigError, match=r"loss\.into_stn.*loss\.pose, loss\.alignment"):
+        tiny(loss__into_stn=False, loss__alignment=0.0, loss__pose=0.0)
+    with pytest.raises(ConfigError, match=r"loss\.into_stn.*\(loss\.alignment\)"):
+        tiny(model__stn__localization="moments", loss__into_stn=False, loss__alignment=0.0)
+    with pytest.raises(ConfigError, match="localization_epochs"):
+        tiny(localization_epochs=1, loss__alignment=0.0, loss__pose=0.0)
     tiny(model__stn__kind="none", loss__into_stn=False, loss__alignment=0.0, loss__pose=0.0, loss__angle=0.0,
          loss__agreement=0.0)  # fmt: skip
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ndd.config import ModelConfig, StnConfig
 from ndd.model.siamese import SiameseEmbedder
 from ndd.training.validate import split_pictures, validate
 from tests.ndd.data.test_edits import NOTHING, only
@@ -46,6 +47,14 @@ def test_edits_make_it_harder_and_the_same_each_time() -> None:
 def test_an_identity_stn_has_the_error_of_doing_nothing() -> None:
     figures = validate(embedder(), tiny_pictures(), np.arange(24), size=32, edits=only(rotate=1.0))
     assert figures["val_pose_error_ratio"] == pytest.approx(1.0)
+
+
+def test_frames_that_stay_have_the_error_of_doing_nothing() -> None:
+    """At the start every frame is the whole picture, which a squash moves."""
+    model = SiameseEmbedder(ModelConfig(image_size=32, dim=8, stn=StnConfig(size=16, width=6, localization="moments")))
+    squashed = validate(model, tiny_pictures(), np.arange(24), size=32, edits=only(squash=2.0))
+    assert squashed["val_frame_error_ratio"] == pytest.approx(1.0, abs=0.02)
+    assert "val_pose_error_ratio" not in squashed
 
 
 def test_at_most_the_limit_is_looked_at() -> None:
