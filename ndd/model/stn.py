@@ -367,7 +367,9 @@ class SpatialTransformer(nn.Module):
         return pose._replace(theta=_turned(pose.theta, pose.angle), angle=torch.zeros_like(pose.angle))
 
     def predict_theta(self, small_BCSS: Tensor, angle_B: Tensor) -> Tensor:
-        """θ (B, P) of pictures that are turned by a known angle."""
+        """θ (B, P) of pictures that are turned by a known angle. ValueError where θ follows from frames, whatever the angle."""
+        if isinstance(self.localization, MomentLocalizationNet):
+            raise ValueError("stn.localization 'moments' has no θ beside its frames; use `predict` and `frames`")
         if isinstance(self.localization, PolarLocalizationNet):
             grid = base_grid(self.size, self.size, like=small_BCSS).reshape(1, -1, 2).expand(len(angle_B), -1, -1)
             grid = turn_points(grid, angle_B.detach()).view(-1, self.size, self.size, 2)

@@ -111,15 +111,28 @@ def test_int8_is_near_the_reference_and_says_how_near(exported: Path, canvases: 
     assert 0.995 <= near.mean() < 1
     assert said.runtime.agreement["mean"] == pytest.approx(near[1::2].mean(), abs=1e-3)
     assert said.runtime.agreement["least"] <= said.runtime.agreement["mean"]
-    network = load_openvino().Core().read_model(exported / "runtime" / "network.xml")
-    kinds = [
-        node.input_value(1).get_node().get_type_name()
-        for node in network.get_ordered_ops()
-        if node.get_type_name() == "Convolution"
-    ]
+    kinds = weights_of_convolutions(exported)
     assert kinds == ["Constant"] * 4 + ["Multiply"] * 20, (
         "4 of the localization network are spared, 20 of ResNet-18 are not"
     )
+
+
+def weights_of_convolutions(directory: Path) -> list[str]:
+    """What gives each convolution its weights: a constant in single precision, or a product that brings integers back."""
+    network = load_openvino().Core().read_model(directory / "runtime" / "network.xml")
+    convolutions = [node for node in network.get_ordered_ops() if node.get_type_name() == "Convolution"]
+    return [node.input_value(1).get_node().get_type_name() for node in convolutions]
+
+
+def test_frames_are_spared_as_well(canvases: NDArray[np.uint8], tmp_path: Path) -> None:
+    if not has_eight_bits():
+        pytest.skip("this processor has no instructions for 8-bit networks")
+    directory = model_directory(tmp_path / "model", {"localization": "moments", "width": 12, "prior": True})
+    export(directory, canvases)
+    near = cosines(Embedder(describe(directory)).embed(canvases), Embedder(checkpoint.load(directory)).embed(canvases))
+    assert 0.995 <= near.mean() < 1
+    # Five at each of four sizes, three on the rings, one across them and the template.
+    assert sorted(weights_of_convolutions(directory)) == ["Constant"] * 25 + ["Multiply"] * 20
 
 
 def test_the_digest_tells_precisions_apart(exported: Path) -> None:

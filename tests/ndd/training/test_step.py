@@ -256,6 +256,15 @@ def test_health_tells_a_collapse() -> None:
     assert figures["corner_displacement"] == 0.0
 
 
-def test_half_precision_runs() -> None:
-    config = tiny(precision="bf16")
-    assert math.isfinite(train_step(make_state(config), batch_of(config), progress=0.5, epoch=0)["loss"])
+def test_half_precision_is_near_single_precision() -> None:
+    """Every loss, that against prototypes too, which are kept in half precision."""
+    prototypes = torch.nn.functional.normalize(torch.randn(24, 8, generator=torch.Generator().manual_seed(0)))
+    found = {}
+    for precision in ("fp32", "bf16"):
+        config = tiny(precision=precision, loss__teacher=0.5, model__stn__localization="moments", model__stn__width=12)
+        state = make_state(config, prototypes=prototypes)
+        assert state.prototypes is not None
+        assert state.prototypes.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+        found[precision] = train_step(state, batch_of(config), progress=0.5, epoch=0)
+    for name in ("loss_infonce", "loss_teacher", "loss_alignment", "loss_angle"):
+        assert found["bf16"][name] == pytest.approx(found["fp32"][name], rel=0.05), name
