@@ -257,7 +257,7 @@ def test_health_tells_a_collapse() -> None:
 
 
 def test_half_precision_is_near_single_precision() -> None:
-    """Every loss, that against prototypes too, which are kept in half precision; BatchNorm over eight views enlarges what differs."""
+    """Every loss, that against prototypes too, kept in half precision; BatchNorm over eight views enlarges what differs."""
     prototypes = torch.nn.functional.normalize(torch.randn(24, 8, generator=torch.Generator().manual_seed(0)))
     found = {}
     for precision in ("fp32", "bf16"):
