@@ -30,7 +30,7 @@ __all__ = ["LOUD", "PROPOSED", "Ballot", "Votes", "write_votes"]
 
 Rows = NDArray[np.int64]
 
-PROPOSED = 1.1
+PROPOSED = 1.3
 """Votes from which a pair is proposed; where the descriptors propose it too, fewer are enough (`ndd.stages.match`)."""
 LOUD = 6.0
 """Votes from which a pair needs no glance: patterns that repeat have many and yet few keypoints that lie alike."""
