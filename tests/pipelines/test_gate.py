@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     held = checkpoint.load(shipped())
     assert held.model.stn is not None
     with torch.no_grad():
-        held.model.stn.localization.theta.bias += torch.tensor([-0.6, 0, 0, 0, -0.6, 0])
+        held.model.stn.localization.log_zoom += math.log(0.4)
     directory = tmp_path_factory.mktemp("damaged") / "model"
     return checkpoint.save(directory, held.model, card={"name": "damaged"}, calibration=held.calibration)
 
