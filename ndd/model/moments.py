@@ -1,4 +1,4 @@
-"""Frames that are affinely covariant by construction: attention and its moments.
+"""A localization network that is affinely covariant by construction: attention, its moments, then an angle.
 
 A small network says where to look: a weight for each place of the picture. The mean μ and the covariance Σ of the places
 under these weights are a frame, input = μ + A p with A = z √3 Σ^½. If a copy T of the picture is looked at in the same
@@ -23,7 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Attention", "SymmetricConv", "frame_of", "square_root"]
+from ndd.model.grid import base_grid
+from ndd.model.rings import RingScorer, disk_points
+
+__all__ = ["Attention", "MomentLocalizationNet", "SymmetricConv", "frame_of", "square_root"]
 
 _FLOOR = 0.1**2
 """Added to the variances: its root, times √3 and the zoom, is the least size of a frame."""
@@ -112,3 +115,30 @@ def square_root(xx_B: Tensor, yy_B: Tensor, xy_B: Tensor) -> Tensor:
     root = (xx_B * yy_B - xy_B.square()).clamp_min(1e-8).sqrt()
     scale = (xx_B + yy_B + 2 * root).rsqrt()
     return torch.stack([(xx_B + root) * scale, xy_B * scale, xy_B * scale, (yy_B + root) * scale], dim=1).view(-1, 2, 2)
+
+
+class MomentLocalizationNet(RingScorer):
+    """A frame from the moments of an attention, then the angle on rings in it (see the module)."""
+
+    grid: Tensor
+    places: Tensor
+
+    def __init__(
+        self, *, size: int, width: int, angles: int, zoom: float, prior: bool = False, trust: float = 1.0
+    ) -> None:
+        super().__init__(width=width, angles=angles, prior=prior, trust=trust)
+        self.register_buffer("grid", disk_points(angles), persistent=False)
+        side = size // 4
+        self.register_buffer("places", base_grid(side, side, like=torch.zeros(1)).reshape(-1, 2), persistent=False)
+        self.attention = Attention(width, size=size)
+        self.log_zoom = nn.Parameter(torch.tensor(zoom).log())
+
+    def frame(self, small_B3SS: Tensor) -> tuple[Tensor, Tensor]:
+        """Centre (B, 2) and shape (B, 2, 2): input = centre + shape · p, before any rotation."""
+        return frame_of(self.attention(small_B3SS), self.places, self.log_zoom.exp())
+
+    def angles_in(self, small_B3SS: Tensor, centre_B2: Tensor, shape_B22: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Angle, scores and what the angle follows from, of the picture seen in its frame. No gradient reaches the frame."""
+        with torch.autocast(small_B3SS.device.type, enabled=False):
+            points = self.grid.flatten(0, 1) @ shape_B22.detach().transpose(1, 2) + centre_B2.detach()[:, None]
+        return self.score(small_B3SS, points.view(-1, *self.grid.shape).to(small_B3SS.dtype))

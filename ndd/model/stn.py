@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ndd.config import StnConfig
-from ndd.model.moments import Attention, frame_of
+from ndd.model.grid import base_grid, sample
+from ndd.model.moments import MomentLocalizationNet
 from ndd.model.rings import RingScorer, disk_points
 
 __all__ = [
@@ -47,18 +48,6 @@ __all__ = [
     "second_moments",
     "turn_points",
 ]
-
-
-def base_grid(height: int, width: int, *, like: Tensor) -> Tensor:
-    """Centres of the output pixels, (H, W, 2) as (x, y) in [-1, 1], on the device and dtype of `like`."""
-    ys = (torch.arange(height, device=like.device, dtype=like.dtype) * 2 + 1) / height - 1
-    xs = (torch.arange(width, device=like.device, dtype=like.dtype) * 2 + 1) / width - 1
-    return torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1)
-
-
-def sample(x_BCHW: Tensor, grid_BHW2: Tensor) -> Tensor:
-    """Bilinear sampler (eq. 5). Outside the picture its border is repeated: black corners would be a cue of their own."""
-    return F.grid_sample(x_BCHW, grid_BHW2, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 class Transform(nn.Module, ABC):
@@ -249,33 +238,6 @@ class PolarLocalizationNet(RingScorer):
         moments = [second_moments(grey, self.window), second_moments(F.avg_pool2d(grey, 2), self.window[:, ::2, ::2])]
         theta: Tensor = self.theta(torch.tanh(self.hidden(torch.cat(moments, dim=1))))
         return theta
-
-
-class MomentLocalizationNet(RingScorer):
-    """A frame from the moments of an attention, then the angle on rings in it (see `ndd.model.moments`)."""
-
-    grid: Tensor
-    places: Tensor
-
-    def __init__(
-        self, *, size: int, width: int, angles: int, zoom: float, prior: bool = False, trust: float = 1.0
-    ) -> None:
-        super().__init__(width=width, angles=angles, prior=prior, trust=trust)
-        self.register_buffer("grid", disk_points(angles), persistent=False)
-        side = size // 4
-        self.register_buffer("places", base_grid(side, side, like=torch.zeros(1)).reshape(-1, 2), persistent=False)
-        self.attention = Attention(width, size=size)
-        self.log_zoom = nn.Parameter(torch.tensor(zoom).log())
-
-    def frame(self, small_B3SS: Tensor) -> tuple[Tensor, Tensor]:
-        """Centre (B, 2) and shape (B, 2, 2): input = centre + shape · p, before any rotation."""
-        return frame_of(self.attention(small_B3SS), self.places, self.log_zoom.exp())
-
-    def angles_in(self, small_B3SS: Tensor, centre_B2: Tensor, shape_B22: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Angle, scores and what the angle follows from, of the picture seen in its frame. No gradient reaches the frame."""
-        with torch.autocast(small_B3SS.device.type, enabled=False):
-            points = self.grid.flatten(0, 1) @ shape_B22.detach().transpose(1, 2) + centre_B2.detach()[:, None]
-        return self.score(small_B3SS, points.view(-1, *self.grid.shape).to(small_B3SS.dtype))
 
 
 def _windows(size: int) -> Tensor:
