@@ -31,7 +31,6 @@ __all__ = ["Attention", "MomentLocalizationNet", "SymmetricConv", "frame_of", "s
 _FLOOR = 0.1**2
 """Added to the variances: its root, times √3 and the zoom, is the least size of a frame."""
 
-
 _SCALES = (2 / 3, 1 / 2, 1 / 3)
 """Sizes at which the same network looks once more: what a zoom has made larger is then found at another size."""
 

@@ -15,6 +15,9 @@ angle turns its answer by the same angle (Esteves et al., "Polar Transformer Net
 by construction is that of Cohen & Welling, "Group Equivariant Convolutional Networks", ICML 2016). What is left after the
 rotation (squash, shear, perspective) is read from the second moments of the gradients, which a squash changes in a known
 way (affine shape adaptation: Lindeberg & Gårding 1997; Baumberg, CVPR 2000).
+
+The `moments` localization network goes on from there: frames that follow every affine edit by construction, and the rotation
+found in them (`ndd.model.moments`).
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def test_a_network_that_scores_angles_learns_how_a_picture_is_turned(localizatio
 
 
 def test_frames_learn_to_follow_their_picture() -> None:
-    """Nothing but the frames' own losses, and less than a rotation's share of the error is left of what squashes make."""
+    """By the frames' own losses alone, on one batch of squashed and mirrored views."""
     config = tiny(
         model__stn__localization="moments", model__stn__angles=16, model__stn__size=32, model__stn__width=12,
         localization_epochs=1, optim__lr=1e-2, optim__schedule="constant", optim__warmup=0.0, ramp=0.0, examples=24,
