@@ -101,7 +101,8 @@ def loop_cpu() -> TrainConfig:
     Starts from a model (`--init`, whose network and picture size it takes over) and needs `--decisions`. A third of the
     triplets are decided ones, the others are made from the album as usual, with strangers that the model finds hard, so that
     what it knew is not forgotten; nor is the transformer pulled by a few hundred triplets (`into_stn`). Triplets and not
-    pairs: contrastive loss has distances of its own that it wants, and drew a network that InfoNCE had trained together. BatchNorm is left as it is: there are too few pictures to estimate it anew.
+    pairs: contrastive loss has distances of its own that it wants, and drew a network that InfoNCE had trained together.
+    BatchNorm is left as it is: there are too few pictures to estimate it anew.
     """
     return TrainConfig(
         model=ModelConfig(backbone="resnet18", image_size=48, dim=256),
