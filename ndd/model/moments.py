@@ -123,9 +123,17 @@ class MomentLocalizationNet(RingScorer):
     places: Tensor
 
     def __init__(
-        self, *, size: int, width: int, angles: int, zoom: float, prior: bool = False, trust: float = 1.0
+        self,
+        *,
+        size: int,
+        width: int,
+        angles: int,
+        zoom: float,
+        prior: bool = False,
+        trust: float = 1.0,
+        apart: bool = False,
     ) -> None:
-        super().__init__(width=width, angles=angles, prior=prior, trust=trust)
+        super().__init__(width=width, angles=angles, prior=prior, trust=trust, apart=apart)
         self.register_buffer("grid", disk_points(angles), persistent=False)
         side = size // 4
         self.register_buffer("places", base_grid(side, side, like=torch.zeros(1)).reshape(-1, 2), persistent=False)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["RingScorer", "disk_points"]
+__all__ = ["RingScorer", "disk_points", "peak"]
 
 _RADII = 12
 
@@ -27,7 +27,8 @@ def disk_points(angles: int) -> Tensor:
 class RingScorer(nn.Module):
     """Scores A angles equivariantly, whatever its weights are: turning what is seen turns the scores."""
 
-    def __init__(self, *, width: int, angles: int, prior: bool, trust: float = 1.0) -> None:
+    def __init__(self, *, width: int, angles: int, prior: bool, trust: float = 1.0, apart: bool = False) -> None:
+        """apart: which way is up has a template of its own; that of the scores is free to find the same angle twice."""
         super().__init__()
         self.trust = trust
         self.rings = nn.Sequential(
@@ -41,24 +42,26 @@ class RingScorer(nn.Module):
             nn.ReLU(inplace=True),
         )
         # One template as long as the circle: the score of an angle sees all of them.
-        self.template = nn.Conv1d(2 * width, 1, angles, bias=False)
+        self.template = nn.Conv1d(2 * width, 2 if apart else 1, angles, bias=False)
         nn.init.normal_(self.template.weight, std=0.02)
         # Most pictures are upright: log odds of about seven to one to begin with.
         self.prior = nn.Parameter(2.0 * F.one_hot(torch.tensor(0), angles).float()) if prior else None
 
     def score(self, small_B3SS: Tensor, points_BRA2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The angle (B,) of what is seen at the points; the scores (B, A) of what is seen; and the log odds of each angle:
-        scores with what is known before a look, of which the choice takes the share `trust`."""
+        scores (of which way is up, where they are apart) with what is known before a look, of which the choice takes the
+        share `trust`."""
         # Frames may reach beyond the picture: its border is repeated there, since black would tell where the picture ends.
         ring = F.grid_sample(small_B3SS, points_BRA2, padding_mode="border", align_corners=False)
         ring = ring - ring.mean(dim=(1, 2, 3), keepdim=True)
         ring = ring / (ring.square().mean(dim=(1, 2, 3), keepdim=True).sqrt() + 0.02)
         line = self.across(self.rings(ring)).squeeze(2)
         count = line.shape[2]
-        scores = self.template(torch.cat([line, line[..., : count - 1]], dim=2)).squeeze(1)
+        found = self.template(torch.cat([line, line[..., : count - 1]], dim=2))
+        scores, upright = found[:, 0], found[:, -1]
         if self.prior is None:
-            return _peak(scores), scores, scores
-        return _peak(scores + self.trust * self.prior), scores, scores + self.prior
+            return peak(scores), scores, upright
+        return peak(scores + self.trust * self.prior), scores, upright + self.prior
 
 
 class _RingConv(nn.Module):
@@ -75,7 +78,7 @@ class _RingConv(nn.Module):
         return F.relu(self.norm(self.conv(wrapped)))
 
 
-def _peak(scores_BA: Tensor) -> Tensor:
+def peak(scores_BA: Tensor) -> Tensor:
     """Angle of the highest score, refined between its neighbours by their softmax: turns with the scores."""
     count = scores_BA.shape[1]
     best = scores_BA.argmax(dim=1, keepdim=True)

@@ -50,20 +50,22 @@ class SiameseEmbedder(nn.Module):
     def embed_with_pose(self, x_B3SS: Tensor, *, into_stn: bool = True) -> tuple[Tensor, Pose | None]:
         """Embedding (B, D) and the pose that the STN undid; None without an STN. No gradient of the embedding reaches the
         STN unless `into_stn`."""
-        pose: Pose | None = None
-        if self.stn is not None:
-            pose = self.stn.predict(x_B3SS)
-            theta, angle = (pose.theta, pose.angle) if into_stn else (pose.theta.detach(), pose.angle.detach())
-            x_B3SS = self.stn.warp(x_B3SS, theta, angle)
-        vector: Tensor = self.head(self.pooling(self.backbone(x_B3SS)))
+        pooled, pose = self._pooled(x_B3SS, into_stn=into_stn)
+        vector: Tensor = self.head(pooled)
         return vector, pose
 
     def pooled(self, x_B3SS: Tensor) -> Tensor:
         """(B, C): what the projection sees."""
-        if self.stn is not None:
-            x_B3SS, _ = self.stn(x_B3SS)
-        features: Tensor = self.pooling(self.backbone(x_B3SS))
-        return features
+        return self._pooled(x_B3SS, into_stn=True)[0]
+
+    def _pooled(self, x_B3SS: Tensor, *, into_stn: bool) -> tuple[Tensor, Pose | None]:
+        if self.stn is None:
+            return self.pooling(self.backbone(x_B3SS)), None
+        pose = self.stn.predict(x_B3SS)
+        seen = pose if into_stn else Pose(*(part.detach() for part in pose))
+        looks = [self.pooling(self.backbone(look)) for look in self.stn.looks(x_B3SS, seen)]
+        # Averaged before the projection: whitening can then be folded into it, and two looks that change places are the same.
+        return torch.stack(looks).mean(dim=0) if len(looks) > 1 else looks[0], pose
 
     @torch.no_grad()
     def align(self, x_B3SS: Tensor) -> tuple[Tensor, Tensor]:

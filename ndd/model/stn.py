@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from ndd.config import StnConfig
 from ndd.model.grid import base_grid, sample
 from ndd.model.moments import MomentLocalizationNet
-from ndd.model.rings import RingScorer, disk_points
+from ndd.model.rings import RingScorer, disk_points, peak
 
 __all__ = [
     "AffineTransform",
@@ -275,6 +275,7 @@ class SpatialTransformer(nn.Module):
     def __init__(self, config: StnConfig) -> None:
         super().__init__()
         self.size = config.size
+        self.second = config.second
         self.transform = make_transform(config)
         outputs = self.transform.parameters_needed
         self.localization: LocalizationNet | PolarLocalizationNet | MomentLocalizationNet
@@ -286,6 +287,7 @@ class SpatialTransformer(nn.Module):
                 zoom=config.zoom,
                 prior=config.prior,
                 trust=config.trust,
+                apart=config.second > 0,
             )
         elif config.localization == "polar":
             self.localization = PolarLocalizationNet(
@@ -342,11 +344,14 @@ class SpatialTransformer(nn.Module):
         theta: Tensor = self.localization(small_BCSS)
         return _single(theta)
 
-    def warp(self, x_BCHW: Tensor, theta_BP: Tensor, angle_B: Tensor | None = None) -> Tensor:
-        """The picture resampled under θ and, after it, a rotation (none if it is left out), same shape as `x`."""
+    def warp(
+        self, x_BCHW: Tensor, theta_BP: Tensor, angle_B: Tensor | None = None, *, side: int | None = None
+    ) -> Tensor:
+        """The picture resampled under θ and, after it, a rotation (none if it is left out): (B, C, side, side), or the
+        same shape as `x`."""
         # Coordinates in float32 whatever the autocast: half precision moves them by half a pixel.
         with torch.autocast(x_BCHW.device.type, enabled=False):
-            grid = self.transform(theta_BP, x_BCHW.shape[-2], x_BCHW.shape[-1])
+            grid = self.transform(theta_BP, side or x_BCHW.shape[-2], side or x_BCHW.shape[-1])
             if angle_B is not None:
                 grid = turn_points(grid.flatten(1, 2), angle_B).view_as(grid)
             return sample(x_BCHW, grid.to(x_BCHW.dtype))
@@ -355,6 +360,16 @@ class SpatialTransformer(nn.Module):
         """The picture in its canonical pose, and the pose."""
         pose = self.predict(x_BCHW)
         return self.warp(x_BCHW, pose.theta, pose.angle), pose
+
+    def looks(self, x_BCHW: Tensor, pose: Pose) -> list[Tensor]:
+        """The pictures that the descriptor is made of: that in its canonical pose and, where there is a `second` look, that
+        in its frame turned upright as far as can be told, smaller: (B, C, second, second)."""
+        looks = [self.warp(x_BCHW, pose.theta, pose.angle)]
+        if self.second:
+            upright = peak(pose.expected)
+            theta = _turned(self.frames(pose).theta, -upright)
+            looks.append(self.warp(x_BCHW, theta, upright, side=self.second))
+        return looks
 
     def corners(self, theta_BP: Tensor, angle_B: Tensor | None = None) -> Tensor:
         """Where the four corners of the canonical frame lie in the input picture: (B, 4, 2) in [-1, 1]."""

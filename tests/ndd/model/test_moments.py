@@ -128,6 +128,68 @@ def test_no_gradient_of_the_descriptor_reaches_the_transformer_where_it_shall_no
         assert (reached is not None and bool(reached.abs().sum() > 0)) is into_stn
 
 
+def two_looks(seed: int = 0) -> SiameseEmbedder:
+    torch.manual_seed(seed)
+    stn = {**CONFIG.to_dict(), "prior": True, "trust": 0.0, "second": 24}
+    model = SiameseEmbedder(ModelConfig(image_size=32, dim=16).with_overrides({"stn": stn})).eval()
+    assert model.stn is not None and isinstance(model.stn.localization, MomentLocalizationNet)
+    nn.init.normal_(model.stn.localization.attention.logit.weight, std=2.0)
+    return model
+
+
+def test_the_second_look_is_turned_by_the_likeliest_angle() -> None:
+    """Told by the prior alone that all pictures are turned by a quarter, it shows them in their frames turned by that."""
+    model, x = two_looks(), smooth(4, 32)
+    assert model.stn is not None and isinstance(model.stn.localization, MomentLocalizationNet)
+    with torch.no_grad():
+        assert model.stn.localization.prior is not None
+        model.stn.localization.prior.copy_(1e3 * F.one_hot(torch.tensor(12), 48))
+        pose = model.stn.predict(x)
+        first, second = model.stn.looks(x, pose)
+        assert torch.equal(first, model.stn(x)[0])
+        frames = model.stn.frames(pose)
+        grid = model.stn.transform(frames.theta, 24, 24)
+        upright = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    # A quarter turn in the frame: (x, y) of the canonical picture reads (−y, x) of it.
+    assert second.shape == (4, 3, 24, 24)
+    assert (second - upright.rot90(1, (2, 3))).abs().mean() < 0.01 < (second - upright).abs().mean()
+
+
+def test_two_looks_are_averaged_and_both_count() -> None:
+    model, x = two_looks(), smooth(4, 32)
+    assert model.stn is not None
+    with torch.no_grad():
+        looks = model.stn.looks(x, model.stn.predict(x))
+        features = [model.pooling(model.backbone(look)) for look in looks]
+        assert torch.allclose(model.pooled(x), (features[0] + features[1]) / 2, atol=1e-6)
+        assert torch.allclose(model(x), model.head(model.pooled(x)), atol=1e-6)
+    assert not torch.allclose(features[0], features[1], atol=1e-3)
+
+
+def test_agreement_leaves_the_template_of_the_upright_angle_alone() -> None:
+    model, x = two_looks(), smooth(4, 32)
+    assert model.stn is not None and isinstance(model.stn.localization, MomentLocalizationNet)
+    model.stn.predict(x).scores.square().sum().backward()
+    gradient = model.stn.localization.template.weight.grad
+    assert gradient is not None
+    assert gradient[0].abs().sum() > 0
+    assert gradient[1].abs().sum() == 0
+
+
+@pytest.mark.parametrize(
+    "given", [{"second": 8}, {"second": 48, "prior": False}, {"second": 48, "localization": "polar"}]
+)
+def test_a_second_look_wants_frames_a_prior_and_some_pixels(given: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=f"stn.second .* got {given['second']}"):
+        StnConfig.from_dict({**CONFIG.to_dict(), "prior": True, **given})
+
+
+def test_one_look_leaves_the_digests_of_earlier_models() -> None:
+    network = ModelConfig(stn=CONFIG).network()
+    assert "second" not in network["stn"]
+    assert ModelConfig(stn=CONFIG).with_overrides({"stn.prior": True, "stn.second": 48}).network()["stn"]["second"] == 48
+
+
 def test_the_descriptor_turns_the_picture_in_its_frame() -> None:
     """The gradient of resampled pixels with respect to the template, which moves the angle alone, against differences."""
     stn = transformer().double()

@@ -91,8 +91,9 @@ def cosines(left: NDArray[np.float16], right: NDArray[np.float16]) -> NDArray[np
         {"kind": "homography"},
         {"localization": "polar"},
         {"localization": "moments"},
+        {"localization": "moments", "prior": True, "trust": 0.0, "second": 32},
     ],
-    ids=["none", "affine", "homography", "polar", "moments"],
+    ids=["none", "affine", "homography", "polar", "moments", "two looks"],
 )
 def test_single_precision_is_the_reference(stn: dict[str, Any], canvases: NDArray[np.uint8], tmp_path: Path) -> None:
     directory = model_directory(tmp_path / "model", stn)
@@ -124,15 +125,17 @@ def weights_of_convolutions(directory: Path) -> list[str]:
     return [node.input_value(1).get_node().get_type_name() for node in convolutions]
 
 
-def test_frames_are_spared_as_well(canvases: NDArray[np.uint8], tmp_path: Path) -> None:
+@pytest.mark.parametrize("looks", [1, 2])
+def test_frames_are_spared_as_well(canvases: NDArray[np.uint8], tmp_path: Path, looks: int) -> None:
     if not has_eight_bits():
         pytest.skip("this processor has no instructions for 8-bit networks")
-    directory = model_directory(tmp_path / "model", {"localization": "moments", "width": 12, "prior": True})
+    frames = {"localization": "moments", "width": 12, "prior": True, "second": 32 * (looks - 1)}
+    directory = model_directory(tmp_path / "model", frames)
     export(directory, canvases)
     near = cosines(Embedder(describe(directory)).embed(canvases), Embedder(checkpoint.load(directory)).embed(canvases))
     assert 0.995 <= near.mean() < 1
     # Five at each of four sizes, three on the rings, one across them and the template.
-    assert sorted(weights_of_convolutions(directory)) == ["Constant"] * 25 + ["Multiply"] * 20
+    assert sorted(weights_of_convolutions(directory)) == ["Constant"] * 25 + ["Multiply"] * 20 * looks
 
 
 def test_the_digest_tells_precisions_apart(exported: Path) -> None:
