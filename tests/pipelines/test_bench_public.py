@@ -48,6 +48,33 @@ def test_the_ns_score_by_hand() -> None:
     assert bench_public.ns_score(lambda start, stop: -perfect[start:stop], groups) == 1.0
 
 
+def test_scene_is_learnt_on_one_half_and_reported_on_the_other() -> None:
+    """Eight objects; the odd ones' strangers score as high as the even ones' own sides: what was learnt must not know that."""
+    groups = [f"object-{at // 4}" for at in range(32)]
+    names = np.asarray(groups)
+    same = names[:, None] == names[None, :]
+    scores = np.where(same, 0.8, 0.1) + 0.001 * np.arange(32)[:, None] + 0.001 * np.arange(32)[None, :]
+    learnt, judged = bench_public.halves(groups)
+    assert set(names[learnt]) == {"object-0", "object-2", "object-4", "object-6"}
+    assert len(judged) == 16 and not set(learnt) & set(judged)
+    within = np.ix_(judged, judged)
+    found = bench_public.scene(lambda start, stop: scores[start:stop].astype(np.float32), groups)
+    assert found["precision"] == found["recall"] == found["map"] == 1.0
+    assert found["calibration_error"] < 0.01
+    scores[within] = np.where(same[within], scores[within], scores[within] + 0.75)
+    found = bench_public.scene(lambda start, stop: scores[start:stop].astype(np.float32), groups)
+    assert found["images"] == 16 and found["threshold"] > 0.9
+    # All 120 pairs are above what the first half calls a scene, 24 of them rightly.
+    assert found["recall"] == 1.0 and found["precision"] == pytest.approx(24 / 120)
+    assert found["calibration_error"] == pytest.approx(96 / 120, abs=0.01)
+
+
+def test_no_threshold_where_no_precision_is_enough() -> None:
+    groups = [f"object-{at // 4}" for at in range(16)]
+    found = bench_public.scene(lambda start, stop: np.zeros((stop - start, 16), np.float32), groups)
+    assert found["threshold"] == 2.0 and found["recall"] == 0.0
+
+
 def test_the_sets_are_measured_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "data" / "bench").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -73,7 +100,7 @@ def test_the_sets_are_measured_side_by_side(tmp_path: Path, capsys: pytest.Captu
     assert got["ukbench1000"]["methods"]["pdq"]["ns_score"] == 4.0
     assert got["oxford_affine"]["methods"]["sift"]["median_keypoints"] > 20
     printed = capsys.readouterr().out
-    assert "N-S" in printed and printed.count("sift") == 3
+    assert "N-S" in printed and printed.count("sift") == 4, "a line in each set, and one for `scene`"
     with pytest.raises(UsageError, match="leave --album out"):
         bench.run(
             parser.parse_args(["accuracy", "--public", "--album", str(tmp_path), "--data", str(tmp_path / "data")])
