@@ -187,7 +187,9 @@ def test_a_second_look_wants_frames_a_prior_and_some_pixels(given: dict[str, obj
 def test_one_look_leaves_the_digests_of_earlier_models() -> None:
     network = ModelConfig(stn=CONFIG).network()
     assert "second" not in network["stn"]
-    assert ModelConfig(stn=CONFIG).with_overrides({"stn.prior": True, "stn.second": 48}).network()["stn"]["second"] == 48
+    assert (
+        ModelConfig(stn=CONFIG).with_overrides({"stn.prior": True, "stn.second": 48}).network()["stn"]["second"] == 48
+    )
 
 
 def test_the_descriptor_turns_the_picture_in_its_frame() -> None:
