@@ -187,9 +187,9 @@ class StnConfig(Config):
     trust: float = 1.0
     """How much of the prior, where there is one, counts in the choice of the angle: 1 is upright most often, less turns more of
     the turned copies back."""
-    second: int = 0
-    """Side, pixels, of a second look at the picture, in the same frame but turned by the likeliest angle, the whole prior
-    included; the features of both looks are averaged. 0 for one look (moments with a prior only)."""
+    second: float = 0.0
+    """Side of a second look at the picture, as a share of the first's: in the same frame but turned by the likeliest angle,
+    the whole prior included; the features of both looks are averaged. 0 for one look (moments with a prior only)."""
 
     def __post_init__(self) -> None:
         check(self.size >= 16, f"stn.size must be at least 16 pixels, got {self.size}")
@@ -208,8 +208,8 @@ class StnConfig(Config):
         check(0.2 <= self.zoom <= 2.0, f"stn.zoom must lie in 0.2…2, got {self.zoom}")
         check(0.0 <= self.trust <= 1.0, f"stn.trust must lie in 0…1, got {self.trust}")
         check(
-            self.second == 0 or (self.second >= 16 and self.prior and self.localization == "moments"),
-            f"stn.second must be 0 or at least 16 pixels, with stn.localization 'moments' and stn.prior, got {self.second}",
+            self.second == 0 or (0.25 <= self.second <= 1 and self.prior and self.localization == "moments"),
+            f"stn.second must be 0, or lie in .25…1 with stn.localization 'moments' and stn.prior, got {self.second}",
         )
         check(self.width >= 4, f"stn.width must be at least 4, got {self.width}")
         check(self.angles >= 8, f"stn.angles must be at least 8, got {self.angles}")

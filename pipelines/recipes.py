@@ -17,9 +17,10 @@ from ndd.training.config import FinishConfig, LossConfig, OptimConfig, Stage, Tr
 __all__ = ["RECIPES", "base", "fine_tunes", "loop_cpu", "paper", "paper_proxy", "proxy", "recipe", "small", "smoke_cpu"]
 
 
-FRAMES = StnConfig(localization="moments", width=24, prior=True, trust=0.45)
-"""The localization network whose frames follow affine edits (docs/adr/0010); the paper's recipes keep the paper's."""
-_ITS_OWN = LossConfig(kind="infonce", alignment=2.0, pose=2.0, angle=1.0, into_stn=False)
+FRAMES = StnConfig(localization="moments", width=24, prior=True, trust=0.0, second=0.75)
+"""The localization network whose frames follow affine edits (docs/adr/0010), and a look by each of its angles (0011); the
+paper's recipes keep the paper's."""
+_ITS_OWN = LossConfig(kind="infonce", alignment=2.0, pose=2.0, angle=1.0, agreement=2.0, into_stn=False)
 """What that network learns, and that nothing else pulls at it."""
 _DISTILLED = replace(_ITS_OWN, temperature=0.07, teacher=2.0, entropy=2.0)
 _EDITS = EditConfig(squash=2.0, perspective=0.4)

@@ -363,12 +363,12 @@ class SpatialTransformer(nn.Module):
 
     def looks(self, x_BCHW: Tensor, pose: Pose) -> list[Tensor]:
         """The pictures that the descriptor is made of: that in its canonical pose and, where there is a `second` look, that
-        in its frame turned upright as far as can be told, smaller: (B, C, second, second)."""
+        in its frame turned upright as far as can be told, smaller: (B, C, s, s) with s = second · W."""
         looks = [self.warp(x_BCHW, pose.theta, pose.angle)]
         if self.second:
             upright = peak(pose.expected)
             theta = _turned(self.frames(pose).theta, -upright)
-            looks.append(self.warp(x_BCHW, theta, upright, side=self.second))
+            looks.append(self.warp(x_BCHW, theta, upright, side=round(self.second * x_BCHW.shape[-1])))
         return looks
 
     def corners(self, theta_BP: Tensor, angle_B: Tensor | None = None) -> Tensor:

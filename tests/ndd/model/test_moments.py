@@ -130,7 +130,7 @@ def test_no_gradient_of_the_descriptor_reaches_the_transformer_where_it_shall_no
 
 def two_looks(seed: int = 0) -> SiameseEmbedder:
     torch.manual_seed(seed)
-    stn = {**CONFIG.to_dict(), "prior": True, "trust": 0.0, "second": 24}
+    stn = {**CONFIG.to_dict(), "prior": True, "trust": 0.0, "second": 0.75}
     model = SiameseEmbedder(ModelConfig(image_size=32, dim=16).with_overrides({"stn": stn})).eval()
     assert model.stn is not None and isinstance(model.stn.localization, MomentLocalizationNet)
     nn.init.normal_(model.stn.localization.attention.logit.weight, std=2.0)
@@ -177,7 +177,7 @@ def test_agreement_leaves_the_template_of_the_upright_angle_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"second": 8}, {"second": 48, "prior": False}, {"second": 48, "localization": "polar"}]
+    "given", [{"second": 0.2}, {"second": 0.5, "prior": False}, {"second": 0.5, "localization": "polar"}]
 )
 def test_a_second_look_wants_frames_a_prior_and_some_pixels(given: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=f"stn.second .* got {given['second']}"):
@@ -188,7 +188,7 @@ def test_one_look_leaves_the_digests_of_earlier_models() -> None:
     network = ModelConfig(stn=CONFIG).network()
     assert "second" not in network["stn"]
     assert (
-        ModelConfig(stn=CONFIG).with_overrides({"stn.prior": True, "stn.second": 48}).network()["stn"]["second"] == 48
+        ModelConfig(stn=CONFIG).with_overrides({"stn.prior": True, "stn.second": 0.5}).network()["stn"]["second"] == 0.5
     )
 
 

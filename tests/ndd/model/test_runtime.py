@@ -91,7 +91,7 @@ def cosines(left: NDArray[np.float16], right: NDArray[np.float16]) -> NDArray[np
         {"kind": "homography"},
         {"localization": "polar"},
         {"localization": "moments"},
-        {"localization": "moments", "prior": True, "trust": 0.0, "second": 32},
+        {"localization": "moments", "prior": True, "trust": 0.0, "second": 0.75},
     ],
     ids=["none", "affine", "homography", "polar", "moments", "two looks"],
 )
@@ -129,7 +129,7 @@ def weights_of_convolutions(directory: Path) -> list[str]:
 def test_frames_are_spared_as_well(canvases: NDArray[np.uint8], tmp_path: Path, looks: int) -> None:
     if not has_eight_bits():
         pytest.skip("this processor has no instructions for 8-bit networks")
-    frames = {"localization": "moments", "width": 12, "prior": True, "second": 32 * (looks - 1)}
+    frames = {"localization": "moments", "width": 12, "prior": True, "second": 0.75 * (looks - 1)}
     directory = model_directory(tmp_path / "model", frames)
     export(directory, canvases)
     near = cosines(Embedder(describe(directory)).embed(canvases), Embedder(checkpoint.load(directory)).embed(canvases))
