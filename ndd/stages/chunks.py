@@ -33,8 +33,8 @@ MANIFEST = pa.schema(
 PAIRS = pa.schema([("left", pa.int64()), ("right", pa.int64())])
 """Pairs, as row numbers in the album, left < right."""
 
-PROPOSALS = pa.schema([*PAIRS, ("sure", pa.bool_())])
-"""Pairs that were proposed. sure: worth a look whatever a glance would say."""
+PROPOSALS = pa.schema([*PAIRS, ("promise", pa.float64())])
+"""Pairs that were proposed. promise: what they have in common before a glance (`ndd.stages.match`)."""
 
 ROWS = pa.schema([("row", pa.int64())])
 """Pictures, as row numbers in the album."""

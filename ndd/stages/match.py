@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from ndd.hashing import hamming
 from ndd.index.base import cosine_distance
 from ndd.index.flat import FlatIndex
-from ndd.stages.votes import PROPOSED, Votes
+from ndd.stages.votes import LOUD, Votes
 
-__all__ = ["QUALITY", "STANDOUT", "Matcher", "merge", "merge_marked", "pair_distances", "pair_hash_bits"]
+__all__ = ["ASKED", "QUALITY", "SURE", "Matcher", "merge", "merge_promises", "pair_distances", "pair_hash_bits"]
 
 Rows = NDArray[np.int64]
 
@@ -24,15 +24,19 @@ QUALITY = 50
 """Least PDQ quality (0…100) at which a hash may propose a pair: below, the picture has too little structure and many
 hashes coincide (Facebook, "The TMK+PDQF video-hashing algorithm and the PDQ image-hashing algorithm", 2019, §PDQ quality)."""
 
-STANDOUT = 0.2
-"""A nearest vector this much nearer than strangers are is worth a look without any votes, and without a glance."""
+SURE = np.inf
+"""What a pair promises that is worth a look whatever a glance would say."""
 
-_LISTENED = 0.1
-"""From this much farther than strangers on, what a vector stands out by …"""
-_TRUSTED = 4.0
-"""… counts this many votes for each unit."""
-_SILENT = 0.05
-"""Standing out by this much proposes a pair of which one picture has too few keypoints to vote."""
+ASKED = 0.7
+"""What a pair has to promise for a glance. A promise counts like keypoints that lie alike (`ndd.verify.glance.LEAST`): …"""
+_STANDING = 8.0
+"""… so many for two vectors that are nearer by 1 than strangers are, …"""
+_FARTHEST = -0.1
+"""… which takes away no more than this much does, …"""
+_MOST_VOTES = 4.0
+"""… one for each vote, up to these, …"""
+_SILENT = 1.0
+"""… and this where one of the pictures has too few keypoints to vote."""
 
 _WIDER = 3
 """So many times the neighbours are looked at where hubs are moved back among them. On an album of edited copies the true
@@ -60,8 +64,7 @@ class Matcher:
         """side: 0 or 1; if given, only pairs between the sides are proposed. content: equal numbers mean equal bytes,
         which need no proposal (default: all differ). hubness: see `ndd.model.background`; a picture that is near to
         everything is a neighbour only where it is nearer than that (default: none is). votes: of the same pictures'
-        keypoints; they propose pairs of their own, and a nearest vector without votes is a proposal only where it stands
-        out by itself."""
+        keypoints; they propose pairs of their own, and what neither vectors nor votes promise enough is no proposal."""
         count = len(vectors_MD)
         self._vectors, self._hashes = vectors_MD, hashes_MF32
         self._neighbours, self._max_distance, self._bits = neighbours, max_distance, hash_bits
@@ -76,19 +79,18 @@ class Matcher:
         self._pools = {side: _Pool(self, np.flatnonzero(self._side == sides[-1 - side])) for side in sides}
 
     def __call__(self, batch: dict[str, Rows]) -> dict[str, NDArray[Any]]:
-        """{"node": (Q,)} → {"left": (P,), "right": (P,), "sure": (P,)} with left < right: proposals of these pictures, and
-        which of them are worth a look whatever a glance would say."""
+        """{"node": (Q,)} → {"left": (P,), "right": (P,), "promise": (P,)} with left < right: proposals of these pictures, and
+        what each promises before a glance (see ASKED), SURE where none is wanted."""
         nodes = np.asarray(batch["node"], np.int64)
-        sure, asking = [np.zeros((0, 2), np.int64)], [np.zeros((0, 2), np.int64)]
+        found, promises = [np.zeros((0, 2), np.int64)], [np.zeros(0)]
         for side, pool in self._pools.items():
             asked = nodes[self._side[nodes] == side]
             if len(asked) and len(pool.rows):
-                near, doubtful = pool.by_looks(asked)
-                sure += [pool.by_hash(asked), near]
-                asking.append(doubtful)
-        marks = np.repeat([True, False], [sum(map(len, sure)), sum(map(len, asking))])
-        pairs, certain = merge_marked(np.concatenate(sure + asking), marks)
-        return {"left": pairs[:, 0], "right": pairs[:, 1], "sure": certain}
+                for pairs, promise in (pool.by_hash(asked), pool.by_looks(asked)):
+                    found.append(pairs)
+                    promises.append(promise)
+        pairs, promise = merge_promises(np.concatenate(found), np.concatenate(promises))
+        return {"left": pairs[:, 0], "right": pairs[:, 1], "promise": promise}
 
 
 class _Pool:
@@ -103,23 +105,28 @@ class _Pool:
         self._binary = faiss.IndexBinaryFlat(8 * matcher._hashes.shape[2])
         self._binary.add(np.ascontiguousarray(matcher._hashes[self._sharp, 0]))
 
-    def by_looks(self, asked: Rows) -> tuple[Rows, Rows]:
-        """Each (P, 2): what vectors and votes propose for certain, and what they propose for a glance."""
-        near, standout = self._by_vector(asked)
-        votes, content = self._of._votes, self._of._content
+    def by_looks(self, asked: Rows) -> tuple[Rows, NDArray[np.float64]]:
+        """What vectors and votes propose: (P, 2), and (P,) what they promise."""
+        of, near = self._of, self._by_vector(asked)
+        votes = of._votes
         if votes is None:
-            return near, np.zeros((0, 2), np.int64)
-        ballot = votes.ballot(asked, side=int(self._of._side[self.rows[0]]))
-        voted, loud = ballot.proposals(most=2 * self._of._neighbours)
-        others = content[voted[:, 0]] != content[voted[:, 1]]
-        voted, loud = voted[others], loud[others]
-        heard = ballot.of(near[:, 0], near[:, 1]) + _TRUSTED * np.maximum(standout + _LISTENED, 0.0) >= PROPOSED
-        heard |= (votes.silent(near[:, 0]) | votes.silent(near[:, 1])) & (standout >= _SILENT)
-        out = standout >= STANDOUT
-        return np.concatenate([near[out], voted[loud]]), np.concatenate([near[heard & ~out], voted[~loud]])
+            return near, np.full(len(near), SURE)
+        ballot = votes.ballot(asked, side=int(of._side[self.rows[0]]))
+        voted = ballot.proposals(most=2 * of._neighbours)
+        pairs = np.concatenate([near, voted[of._content[voted[:, 0]] != of._content[voted[:, 1]]]])
+        pairs = np.unique(pairs, axis=0)
+        left, right = pairs.T
+        heard = ballot.of(left, right)
+        standout = 1.0 - pair_distances(of._vectors, left, right) - of._hubness[pairs].mean(axis=1)
+        silent = votes.silent(left) | votes.silent(right)
+        promise = _STANDING * np.maximum(standout, _FARTHEST)
+        promise += np.where(silent, np.maximum(heard, _SILENT), np.minimum(heard, _MOST_VOTES))
+        promise[heard >= LOUD] = SURE
+        asking = promise >= ASKED
+        return pairs[asking], promise[asking]
 
-    def _by_vector(self, asked: Rows) -> tuple[Rows, NDArray[np.float64]]:
-        """(P, 2) the nearest `neighbours` of each, no farther than max_distance, hubs moved back; (P,) their standout."""
+    def _by_vector(self, asked: Rows) -> Rows:
+        """(P, 2) the nearest `neighbours` of each, no farther than max_distance, hubs moved back."""
         of = self._of
         # A picture finds its own bytes once: itself, or on the other side its one representative.
         nearest = self._flat.search(of._vectors[asked], k=of._wide + 1)
@@ -130,20 +137,19 @@ class _Pool:
         good &= np.cumsum(good, axis=1) <= of._neighbours
         good &= distances <= of._max_distance
         line, column = np.nonzero(good)
-        pairs = np.stack([asked[line], found[line, column]], axis=1)
-        return pairs, 1.0 - distances[line, column] - of._hubness[pairs].mean(axis=1)
+        return np.stack([asked[line], found[line, column]], axis=1)
 
-    def by_hash(self, asked: Rows) -> Rows:
-        """(P, 2) the nearest `neighbours` of each by perceptual hash, within hash_bits in any of the eight forms."""
+    def by_hash(self, asked: Rows) -> tuple[Rows, NDArray[np.float64]]:
+        """(P, 2) the nearest `neighbours` of each by perceptual hash, within hash_bits in any of the eight forms; (P,) SURE."""
         of = self._of
         asked = asked[of._sharp[asked]]
         if not len(asked) or not len(self._sharp):
-            return np.zeros((0, 2), np.int64)
+            return np.zeros((0, 2), np.int64), np.zeros(0)
         forms = of._hashes.shape[1]
         # Worst case: every picture answers every form with 12 bytes.
         step = max(1, _BYTES // (12 * forms * len(self._sharp)))
-        parts = [self._hash_block(asked[start : start + step]) for start in range(0, len(asked), step)]
-        return np.concatenate(parts)
+        found = np.concatenate([self._hash_block(asked[start : start + step]) for start in range(0, len(asked), step)])
+        return found, np.full(len(found), SURE)
 
     def _hash_block(self, asked: Rows) -> Rows:
         of = self._of
@@ -173,12 +179,12 @@ def merge(pairs_P2: Rows) -> Rows:
     return np.unique(np.sort(pairs_P2, axis=1), axis=0).reshape(-1, 2)
 
 
-def merge_marked(pairs_P2: Rows, marks_P: NDArray[np.bool_]) -> tuple[Rows, NDArray[np.bool_]]:
-    """As `merge`, and (P,) which pairs are marked at least once."""
+def merge_promises(pairs_P2: Rows, promises_P: NDArray[np.float64]) -> tuple[Rows, NDArray[np.float64]]:
+    """As `merge`, and (P,) the most that each pair promises."""
     pairs, inverse = np.unique(np.sort(pairs_P2, axis=1), axis=0, return_inverse=True)
-    marked = np.zeros(len(pairs), np.bool_)
-    marked[inverse.ravel()[marks_P]] = True
-    return pairs.reshape(-1, 2), marked
+    most = np.full(len(pairs), -np.inf)
+    np.maximum.at(most, inverse.ravel(), promises_P)
+    return pairs.reshape(-1, 2), most
 
 
 def pair_distances(vectors_MD: NDArray[np.float16], left_P: Rows, right_P: Rows) -> NDArray[np.float64]:

@@ -30,8 +30,8 @@ __all__ = ["LOUD", "PROPOSED", "Ballot", "Votes", "write_votes"]
 
 Rows = NDArray[np.int64]
 
-PROPOSED = 1.3
-"""Votes from which a pair is proposed; where the descriptors propose it too, fewer are enough (`ndd.stages.match`)."""
+PROPOSED = 1.0
+"""Votes from which a pair is thought of; whether it is worth a glance follows from its vectors too (`ndd.stages.match`)."""
 LOUD = 6.0
 """Votes from which a pair needs no glance: patterns that repeat have many and yet few keypoints that lie alike."""
 
@@ -63,13 +63,13 @@ class Ballot:
             return np.zeros(len(wanted))
         return np.where(known[at] == wanted, self.votes[at], 0.0)
 
-    def proposals(self, *, most: int) -> tuple[Rows, NDArray[np.bool_]]:
-        """(P, 2) the pairs that the votes propose, at most `most` of each picture that was asked; (P,) the loud ones."""
+    def proposals(self, *, most: int) -> Rows:
+        """(P, 2) the pairs that the votes propose, at most `most` of each picture that was asked."""
         heard = np.flatnonzero(self.votes >= PROPOSED)
         order = heard[np.lexsort((self.found[heard], -self.votes[heard], self.asked[heard]))]
         rank = np.arange(len(order)) - np.searchsorted(self.asked[order], self.asked[order])
         chosen = order[rank < most]
-        return np.stack([self.asked[chosen], self.found[chosen]], axis=1), self.votes[chosen] >= LOUD
+        return np.stack([self.asked[chosen], self.found[chosen]], axis=1)
 
 
 def write_votes(directory: Path, ids: Sequence[str], store: VoterStore, *, sides: NDArray[np.integer]) -> int:

@@ -21,12 +21,12 @@ from ndd.parquet import read_table, write_table
 from ndd.stages.album import Album, load_album, write_album
 from ndd.stages.chunks import EVIDENCE, FAILED, PAIRS, PROPOSALS, ROWS
 from ndd.stages.decode import Decoder, Reading
-from ndd.stages.match import Matcher, merge, merge_marked, pair_distances, pair_hash_bits
+from ndd.stages.match import SURE, Matcher, merge, merge_promises, pair_distances, pair_hash_bits
 from ndd.stages.task import SearchTask
 from ndd.stages.verify import KeypointStore, compare, needs_keypoints, to_text
 from ndd.stages.votes import Votes, write_votes
 from ndd.types import Failure, ImageId
-from ndd.verify.glance import glance
+from ndd.verify.glance import LEAST, glance
 
 __all__ = [
     "Counts",
@@ -191,7 +191,7 @@ class MatchWork:
         )
         found = self._matcher({"node": asked})
         rows = {name: self._album.nodes[found[name]].tolist() for name in ("left", "right")}
-        self._task.proposal_store().write({**rows, "sure": found["sure"].tolist()}, of=asked)
+        self._task.proposal_store().write({**rows, "promise": found["promise"].tolist()}, of=asked)
         return {"images": len(batch["row"]), "proposals": len(found["left"])}
 
 
@@ -199,8 +199,8 @@ def gather(task: SearchTask) -> Counts:
     """All proposals, each pair once → the list of pairs to be glanced at, sorted. Counts: pairs."""
     proposed = task.proposal_store().read()
     found = np.stack([proposed.column(name).to_numpy() for name in ("left", "right")], axis=1).astype(np.int64)
-    pairs, sure = merge_marked(found, proposed.column("sure").to_numpy(zero_copy_only=False))
-    table = {"left": pairs[:, 0], "right": pairs[:, 1], "sure": sure}
+    pairs, promise = merge_promises(found, proposed.column("promise").to_numpy())
+    table = {"left": pairs[:, 0], "right": pairs[:, 1], "promise": promise}
     write_table(task.proposed, pa.table(table, schema=PROPOSALS))
     return {"pairs": len(pairs)}
 
@@ -213,7 +213,7 @@ class GlanceWork:
     def __init__(self, task: SearchTask) -> None:
         proposed = read_table(task.proposed, PROPOSALS)
         self._left, self._right = (proposed.column(name).to_numpy() for name in ("left", "right"))
-        self._sure = proposed.column("sure").to_numpy(zero_copy_only=False)
+        self._promise = proposed.column("promise").to_numpy()
         self._ids = task.album().texts("id")
         self._voters, self._store = task.voter_store(), task.seen_store()
         self._keypoints = lru_cache(_KEPT)(
@@ -222,17 +222,20 @@ class GlanceWork:
 
     def __call__(self, batch: Batch) -> Counts:
         """Counts: pairs, left (of them)."""
-        kept = [at for at in map(int, batch["pair"]) if self._sure[at] or self._worth_a_look(at)]
+        kept = [at for at in map(int, batch["pair"]) if self._worth_a_look(at)]
         rows = {"left": self._left[kept].tolist(), "right": self._right[kept].tolist()}
         self._store.write(rows, of=batch["pair"])
         return {"pairs": len(batch["pair"]), "left": len(kept)}
 
     def _worth_a_look(self, at: int) -> bool:
+        promise = float(self._promise[at])
+        if promise == SURE:
+            return True
         ids = [self._ids[int(side[at])] for side in (self._left, self._right)]
         if not all(id in self._voters for id in ids):
             return True  # flat, or not to be read any more: not for a glance to decide
         left, right = (self._keypoints(id) for id in ids)
-        return left is None or right is None or glance(left, right)
+        return left is None or right is None or glance(left, right) + promise >= LEAST
 
 
 def _extract_missing(store: KeypointStore, album: Album, rows: NDArray[np.int64], decoder: Decoder) -> int:

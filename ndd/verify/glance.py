@@ -1,10 +1,12 @@
 """A glance at two pictures: do a few of their keypoints lie alike? It decides who is worth a look, not who is a copy.
 
 Strangers that a descriptor or chance votes bring together seldom have four keypoints under one similarity; copies nearly
-always have. Of the strangers that are proposed one pair in twenty is left.
+always have. What their vectors and votes promise counts as well: the nearer two vectors, the fewer keypoints are asked for.
 """
 
 from __future__ import annotations
+
+import math
 
 from ndd.verify.geometry import rank, supporters
 from ndd.verify.keypoints import Keypoints
@@ -12,16 +14,18 @@ from ndd.verify.whole import guess_turn
 
 __all__ = ["FEW", "LEAST", "glance"]
 
-LEAST = 4
-"""Keypoints at different places under one similarity, plain or mirrored, from which a pair is worth a look …"""
+LEAST = 4.5
+"""Keypoints at different places under one similarity, plain or mirrored, from which a pair is worth a look, together with
+what it promises (`ndd.stages.match`)."""
 FEW = 12
-"""… or, where a picture has fewer than this, as a whole: one looks like the other, turned or mirrored perhaps."""
+"""Where a picture has fewer than this the two are compared as a whole too."""
 
 
-def glance(a: Keypoints, b: Keypoints) -> bool:
-    """Whether the pair is worth a look. a, b: keypoints that vote. The same for (b, a)."""
+def glance(a: Keypoints, b: Keypoints) -> float:
+    """How many keypoints lie alike; infinite where a picture has FEW and looks, as a whole, like the other, turned or
+    mirrored perhaps. a, b: keypoints that vote. The same for (b, a)."""
     if rank(a) > rank(b):
         a, b = b, a
     if min(len(a), len(b)) < FEW and guess_turn(a, b) is not None:
-        return True
-    return max(supporters(a, b), supporters(a, b.mirrored())) >= LEAST
+        return math.inf
+    return float(max(supporters(a, b), supporters(a, b.mirrored())))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ndd.hashing import hamming
 from ndd.index.base import cosine_distance
-from ndd.stages.match import Matcher, merge, merge_marked, pair_distances, pair_hash_bits
+from ndd.stages.match import Matcher, merge, merge_promises, pair_distances, pair_hash_bits
 
 COUNT, DIM = 90, 24
 
@@ -132,13 +132,13 @@ def test_pair_distances_come_in_blocks_without_loss() -> None:
     assert np.array_equal(pair_distances(p.vectors, left, right), np.resize(expected, 20_000))
 
 
-def test_a_pair_is_marked_that_was_marked_once() -> None:
+def test_a_pair_promises_the_most_that_anyone_said() -> None:
     given = np.array([[3, 1], [1, 3], [0, 2], [2, 0], [4, 5]])
-    pairs, marked = merge_marked(given, np.array([False, True, False, False, True]))
+    pairs, promises = merge_promises(given, np.array([0.5, np.inf, 2.0, 1.0, 0.7]))
     assert pairs.tolist() == merge(given).tolist() == [[0, 2], [1, 3], [4, 5]]
-    assert marked.tolist() == [False, True, True]
-    pairs, marked = merge_marked(np.zeros((0, 2), np.int64), np.zeros(0, bool))
-    assert pairs.shape == (0, 2) and marked.shape == (0,)
+    assert promises.tolist() == [2.0, np.inf, 0.7]
+    pairs, promises = merge_promises(np.zeros((0, 2), np.int64), np.zeros(0))
+    assert pairs.shape == (0, 2) and promises.shape == (0,)
 
 
 def test_merge_makes_each_pair_once_in_order() -> None:

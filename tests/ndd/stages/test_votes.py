@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ndd.stages.match import STANDOUT, Matcher
+from ndd.stages import match
+from ndd.stages.match import SURE, Matcher
 from ndd.stages.verify import VoterStore
 from ndd.stages.votes import LOUD, PROPOSED, Votes, write_votes
 from ndd.types import ImageId
@@ -61,10 +62,10 @@ def test_a_turned_mirrored_crop_and_its_source_vote_for_each_other(album: dict[s
         mine = ballot.asked == names.index(name)
         best = ballot.found[mine][ballot.votes[mine].argmax()]
         assert names[best] == f"{name}-copy"
-    pairs, loud = ballot.proposals(most=1)
+    pairs = ballot.proposals(most=1)
     proposed = named(names, pairs)
     assert len(proposed) == len(pairs) <= len(names), "one each"
-    assert loud.tolist() == [ballot.of(pair[:1], pair[1:])[0] >= LOUD for pair in pairs]
+    assert (ballot.of(pairs[:, 0], pairs[:, 1]) >= PROPOSED).all()
     assert {(name, f"{name}-copy") for name in names if f"{name}-copy" in names} - proposed <= {
         ("rocket", "rocket-copy")
     }
@@ -104,13 +105,13 @@ def test_a_picture_without_keypoints_is_silent(album: dict[str, Pixels], tmp_pat
     few = [name for name in names if len(extract(grey_within(album[name], VOTING_SIDE), most=VOTERS)) < FEW]
     assert [names[row] for row in np.flatnonzero(votes.silent(rows))] == few
     assert "~flat" in few
-    pairs, _ = votes.ballot(rows, side=0).proposals(most=9)
+    pairs = votes.ballot(rows, side=0).proposals(most=9)
     assert "~flat" not in {name for pair in named(names, pairs) for name in pair}
     assert FEW > 0 < PROPOSED < LOUD
 
 
 def test_a_neighbour_is_proposed_by_how_far_it_stands_out_and_by_its_votes(
-    album: dict[str, Pixels], tmp_path: Path
+    album: dict[str, Pixels], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names, votes = votes_of(album, tmp_path)
     count = len(names)
@@ -122,26 +123,35 @@ def test_a_neighbour_is_proposed_by_how_far_it_stands_out_and_by_its_votes(
     half = vectors.astype(np.float16)
     cosine = half.astype(np.float64) @ half.astype(np.float64).T
 
-    def proposed(*, standout: float, votes: Votes | None) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
-        """All pairs, and the sure ones, where the two photographs are that much nearer than strangers."""
+    def promised(*, standout: float, votes: Votes | None) -> dict[tuple[str, str], float]:
+        """What each proposed pair promises, where the two photographs are that much nearer than strangers."""
         options = {"neighbours": count, "max_distance": 2.0, "hash_bits": 0}
         hubness = np.full(count, cosine[0, 1] - standout)
         matcher = Matcher(half, hashes, np.full(count, 100), votes=votes, hubness_M=hubness, **options)
         found = matcher({"node": np.arange(count)})
-        pairs = np.stack([found["left"], found["right"]], axis=1)
-        return named(names, pairs), named(names, pairs[found["sure"]])
+        at = [(names[a], names[b]) for a, b in zip(found["left"].tolist(), found["right"].tolist(), strict=True)]
+        return dict(zip(at, found["promise"].tolist(), strict=True))
 
     pair = (names[0], names[1])
-    assert all(pair in pairs for pairs in proposed(standout=-1.0, votes=None))
-    assert pair not in proposed(standout=-0.1, votes=votes)[0], (
-        "no nearer than strangers, and hardly a keypoint in common"
-    )
-    glanced, sure = proposed(standout=0.19, votes=votes)
-    assert pair in glanced - sure, "nearer: a glance decides"
-    assert pair in proposed(standout=STANDOUT + 0.01, votes=votes)[1], "much nearer than strangers are"
+    assert set(promised(standout=-1.0, votes=None).values()) == {SURE}, "without votes every neighbour is worth a look"
+    assert pair not in promised(standout=-0.1, votes=votes), "no nearer than strangers, and hardly a keypoint in common"
+    near, nearer = (promised(standout=by, votes=votes)[pair] for by in (0.2, 0.3))
+    assert nearer - near == pytest.approx(0.8, abs=0.02), "the nearer, the less is asked of a glance"
+    assert near < SURE
+    far, ballot = promised(standout=-1.0, votes=votes), votes.ballot(np.arange(count), side=0)
+    for (left, right), promise in far.items():
+        at = np.array([[names.index(left), names.index(right)], [names.index(right), names.index(left)]])
+        if not votes.silent(at[0]).any():
+            heard = ballot.of(*at.T).max()
+            assert heard >= PROPOSED and promise == pytest.approx(heard - 0.8), "however far, and never less than that"
+    assert len(far) >= 3
+    monkeypatch.setattr(match, "LOUD", 1.5)
+    loud = promised(standout=-1.0, votes=votes)
+    assert {pair for pair in far if far[pair] > 1.5 - 0.8} == {pair for pair in loud if loud[pair] == SURE} != set()
+    monkeypatch.undo()
     flat = names.index("~flat")
     for row in (0, 5):
         at = float(cosine[0, 1] - cosine[row, flat])
-        silent = proposed(standout=at + 0.06, votes=votes)[0]
-        assert (names[row], "~flat") in silent, "what has no keypoints cannot vote"
-        assert (names[row], "~flat") not in proposed(standout=at + 0.04, votes=votes)[0]
+        silent = promised(standout=at, votes=votes)
+        assert silent[names[row], "~flat"] == pytest.approx(1.0, abs=0.02), "what has no keypoints cannot vote"
+        assert (names[row], "~flat") not in promised(standout=at - 0.05, votes=votes)

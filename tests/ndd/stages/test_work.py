@@ -21,6 +21,7 @@ from ndd.parquet import read_table, write_table
 from ndd.stages.album import fresh_rows
 from ndd.stages.chunks import PROPOSALS, ROWS
 from ndd.stages.group import judge
+from ndd.stages.match import SURE
 from ndd.stages.task import SearchTask
 from ndd.stages.work import (
     EmbedWork,
@@ -266,7 +267,7 @@ def test_a_pair_that_anyone_is_sure_of_is_not_glanced_at(model: Path, pictures: 
     cat, coffee, rocket = (paths.index(name) for name in ("cat.png", "coffee.png", "rocket.png"))
     pairs = [sorted(pair) for pair in ((cat, coffee), (cat, rocket))]
     # Proposed twice, and sure once: sure. Strangers: a glance alone would leave neither.
-    rows = {"left": [p[0] for p in pairs * 2], "right": [p[1] for p in pairs * 2], "sure": [False, False, True, False]}
+    rows = {"left": [p[0] for p in pairs * 2], "right": [p[1] for p in pairs * 2], "promise": [1.0, 1.0, SURE, 1.0]}
     task.proposal_store().write(rows, of=range(4))
     assert gather(task) == {"pairs": 2}
     listed = read_table(task.proposed, PROPOSALS).to_pylist()
