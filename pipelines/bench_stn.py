@@ -19,6 +19,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import cv2
@@ -199,9 +200,17 @@ def measure(album: Album, checkpoint: Checkpoint, photographs: Sequence[NDArray[
         "model": checkpoint.directory.name,
         "embedding_digest": checkpoint.embedding_digest,
         "alignment": alignment(checkpoint.model.align, photographs, size=checkpoint.config.image_size),
+        "first_look": _first_look(checkpoint, photographs),
         "need": need(album, checkpoint),
         "cost": cost(checkpoint),
     }
+
+
+def _first_look(checkpoint: Checkpoint, photographs: Sequence[NDArray[np.uint8]]) -> dict[str, Any] | None:
+    """The alignment of the other pose of a transformer with two looks; None for one."""
+    if not checkpoint.config.stn.second:
+        return None
+    return alignment(partial(checkpoint.model.align, look=0), photographs, size=checkpoint.config.image_size)
 
 
 def table(figures: Mapping[str, Any]) -> str:
@@ -214,6 +223,10 @@ def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
     for family, of in figures["alignment"].items():
         limit = "-" if of["limit"] is None else f"{of['limit']:.1f}{' kept' if of['kept'] else ' MISSED'}"
         yield f"{family:<14}{of['picture']:>9.3f}{of['frame']:>9.3f}{limit:>9}"
+    if figures["first_look"]:
+        yield "\nthe first of two looks, which turns with the picture, upright or not:"
+        for family, of in figures["first_look"].items():
+            yield f"{family:<14}{of['picture']:>9.3f}{of['frame']:>9.3f}"
     need_of = figures["need"]
     yield f"\n{'θ':<14}{'mAP':>9}{'R@P99':>9}{'moved':>9}   (moved: {', '.join(NEEDED_ON)})"
     for name in ("predicted", "identity"):

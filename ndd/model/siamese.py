@@ -68,10 +68,13 @@ class SiameseEmbedder(nn.Module):
         return torch.stack(looks).mean(dim=0) if len(looks) > 1 else looks[0], pose
 
     @torch.no_grad()
-    def align(self, x_B3SS: Tensor) -> tuple[Tensor, Tensor]:
-        """What the STN makes of the pictures: (warped (B, 3, S, S), corners of the canonical frame (B, 4, 2) in [-1, 1])."""
+    def align(self, x_B3SS: Tensor, *, look: int = -1) -> tuple[Tensor, Tensor]:
+        """What the STN makes of the pictures: (warped (B, 3, S, S), corners of the canonical frame (B, 4, 2) in [-1, 1]).
+
+        look: where there are two, 0 for the one that turns with the picture, the last for the upright one.
+        """
         if self.stn is None:
             frame = x_B3SS.new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]])
             return x_B3SS, frame.expand(x_B3SS.shape[0], 4, 2)
-        warped, pose = self.stn(x_B3SS)
-        return warped, self.stn.corners(pose.theta, pose.angle)
+        pose = self.stn.poses(self.stn.predict(x_B3SS))[look]
+        return self.stn.warp(x_B3SS, pose.theta, pose.angle), self.stn.corners(pose.theta, pose.angle)

@@ -364,12 +364,15 @@ class SpatialTransformer(nn.Module):
     def looks(self, x_BCHW: Tensor, pose: Pose) -> list[Tensor]:
         """The pictures that the descriptor is made of: that in its canonical pose and, where there is a `second` look, that
         in its frame turned upright as far as can be told, smaller: (B, C, s, s) with s = second · W."""
-        looks = [self.warp(x_BCHW, pose.theta, pose.angle)]
-        if self.second:
-            upright = peak(pose.expected)
-            theta = _turned(self.frames(pose).theta, -upright)
-            looks.append(self.warp(x_BCHW, theta, upright, side=round(self.second * x_BCHW.shape[-1])))
-        return looks
+        sides = (None, int(self.second * int(x_BCHW.shape[-1]) + 0.5))
+        return [self.warp(x_BCHW, p.theta, p.angle, side=s) for p, s in zip(self.poses(pose), sides, strict=False)]
+
+    def poses(self, pose: Pose) -> list[Pose]:
+        """The poses of the looks, `pose` and, where there is a second look, that of the same frame turned upright."""
+        if not self.second:
+            return [pose]
+        upright = peak(pose.expected)
+        return [pose, pose._replace(theta=_turned(self.frames(pose).theta, -upright), angle=upright)]
 
     def corners(self, theta_BP: Tensor, angle_B: Tensor | None = None) -> Tensor:
         """Where the four corners of the canonical frame lie in the input picture: (B, 4, 2) in [-1, 1]."""

@@ -166,6 +166,23 @@ def test_two_looks_are_averaged_and_both_count() -> None:
     assert not torch.allclose(features[0], features[1], atol=1e-3)
 
 
+def test_the_upright_look_is_what_is_shown() -> None:
+    """`align` shows the last look, whole; the first one turns with the picture."""
+    model, x = two_looks(), smooth(4, 32)
+    assert model.stn is not None
+    with torch.no_grad():
+        first, upright = model.stn.poses(model.stn.predict(x))
+    shown, corners = model.align(x)
+    assert torch.allclose(corners, model.stn.corners(upright.theta, upright.angle))
+    assert torch.allclose(shown, model.stn.warp(x, upright.theta, upright.angle))
+    _, still = model.align(x, look=0)
+    assert torch.allclose(still, model.stn.corners(first.theta, first.angle))
+    _, turned = model.align(x.rot90(1, (2, 3)), look=0)
+    back = torch.stack([-turned[..., 1], turned[..., 0]], dim=-1)  # a quarter turn of the picture, undone
+    assert torch.allclose(back, still, atol=1e-3)
+    assert not torch.allclose(corners, still, atol=0.1)
+
+
 def test_agreement_leaves_the_template_of_the_upright_angle_alone() -> None:
     model, x = two_looks(), smooth(4, 32)
     assert model.stn is not None and isinstance(model.stn.localization, MomentLocalizationNet)
