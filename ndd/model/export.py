@@ -135,10 +135,43 @@ def _quantise(openvino: Any, network: Any, convolutions: Sequence[Any], canvas_N
     for node in convolutions:
         weights = np.array(node.input_value(1).get_node().data, np.float32)
         scale = np.maximum(np.abs(weights).max(axis=(1, 2, 3), keepdims=True) / 127, np.float32(1e-12))
-        integers = operations.constant(np.clip(np.rint(weights / scale), -127, 127).astype(np.int8))
-        restored = operations.multiply(operations.convert(integers, "f32"), operations.constant(scale))
+        integers = np.clip(np.rint(weights / scale), -127, 127).astype(np.int8)
+        if _is_product(node, weights):
+            _as_product(operations, node, integers, scale)
+            continue
+        restored = operations.multiply(
+            operations.convert(operations.constant(integers), "f32"), operations.constant(scale)
+        )
         node.input(1).replace_source_output(restored.output(0))
     network.validate_nodes_and_infer_types()
+
+
+def _is_product(node: Any, weights_OIHW: NDArray[np.float32]) -> bool:
+    """Is it a 3 × 3 convolution of 2 × 2 places that keeps them? Each place then sees all four."""
+    attributes = node.get_attributes()
+    kept = (attributes["strides"], attributes["pads_begin"], attributes["pads_end"]) == ([1, 1], [1, 1], [1, 1])
+    return kept and weights_OIHW.shape[2:] == (3, 3) and list(node.input_value(0).get_shape())[2:] == [2, 2]
+
+
+def _as_product(operations: Any, node: Any, integers_OI33: NDArray[np.int8], scale_O111: NDArray[np.float32]) -> None:
+    """Put a product with one matrix (4 O, 4 I) in the place of a convolution of 2 × 2 places: the same sums of the same integers.
+
+    As a convolution it reads its weights once for every picture, which is most of what it costs; as a product once for the
+    micro-batch (see `ndd.model.small_maps` for the same in training).
+    """
+    outside, inside = integers_OI33.shape[:2]
+    matrix = np.empty((outside, 2, 2, inside, 2, 2), np.int8)
+    for y, x, v, u in np.ndindex(2, 2, 2, 2):
+        matrix[:, y, x, :, v, u] = integers_OI33[:, :, v - y + 1, u - x + 1]
+    restored = operations.multiply(
+        operations.convert(operations.constant(matrix.reshape(4 * outside, 4 * inside)), "f32"),
+        operations.constant(np.repeat(scale_O111.reshape(outside), 4)[:, None]),
+    )
+    flat = operations.reshape(node.input_value(0), operations.constant(np.array([-1, 4 * inside])), False)
+    product = operations.matmul(flat, restored, False, True)
+    places = operations.reshape(product, operations.constant(np.array([-1, outside, 2, 2])), False)
+    for reader in list(node.output(0).get_target_inputs()):
+        reader.replace_source_output(places.output(0))
 
 
 def _convolutions(network: Any) -> list[Any]:
