@@ -154,9 +154,9 @@ def _is_product(node: Any, weights_OIHW: NDArray[np.float32]) -> bool:
 
 
 def _as_product(operations: Any, node: Any, integers_OI33: NDArray[np.int8], scale_O111: NDArray[np.float32]) -> None:
-    """Put a product with one matrix (4 O, 4 I) in the place of a convolution of 2 × 2 places: the same sums of the same integers.
+    """Put a product with one matrix (4 O, 4 I) in the place of a convolution of 2 × 2 places: the same sums.
 
-    As a convolution it reads its weights once for every picture, which is most of what it costs; as a product once for the
+    As a convolution it reads its weights for every picture, which is most of what it costs; as a product once for the
     micro-batch (see `ndd.model.small_maps` for the same in training).
     """
     outside, inside = integers_OI33.shape[:2]
