@@ -219,10 +219,10 @@ def table(figures: Mapping[str, Any]) -> str:
 
 
 def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{'alignment':<14}{'picture':>9}{'frame':>9}{'limit':>9}   (error as a share of the identity's)"
+    yield f"{'alignment':<14}{'picture':>9}{'frame':>9}{'limit':>13}   (error as a share of the identity's)"
     for family, of in figures["alignment"].items():
         limit = "-" if of["limit"] is None else f"{of['limit']:.1f}{' kept' if of['kept'] else ' MISSED'}"
-        yield f"{family:<14}{of['picture']:>9.3f}{of['frame']:>9.3f}{limit:>9}"
+        yield f"{family:<14}{of['picture']:>9.3f}{of['frame']:>9.3f}{limit:>13}"
     if figures["first_look"]:
         yield "\nthe first of two looks, which turns with the picture, upright or not:"
         for family, of in figures["first_look"].items():
