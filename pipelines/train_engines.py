@@ -144,7 +144,7 @@ def _export_too(model: Path, init: Path, data: TrainData, *, seed: int) -> None:
     rows = np.sort(np.random.default_rng([seed, 0x58]).permutation(data.split.training)[:MOST])
     canvases = np.stack([to_square(np.ascontiguousarray(images[row]), side) for row in rows])
     try:
-        export(model, canvases, precision=before.precision)
+        export(model, canvases, precision=before.precision, like=init)
     except ModelError as error:  # no OpenVINO here, too few pictures, or too far from the reference: torch does it
         sys.stderr.write(f"without a {RUNTIME}/, unlike the model that it comes from: {error}\n")
 

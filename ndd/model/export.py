@@ -12,6 +12,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,13 +48,22 @@ LEAST_AGREEMENT = 0.995
 
 _LEVELS = 256
 
+_SPANS = "spans.json"
+"""Beside the network: (low, high) of each tensor that is quantised."""
+
 
 def export(
-    directory: str | os.PathLike[str], canvas_NSS3: NDArray[np.uint8], *, precision: Precision = "int8"
+    directory: str | os.PathLike[str],
+    canvas_NSS3: NDArray[np.uint8],
+    *,
+    precision: Precision = "int8",
+    like: str | os.PathLike[str] | None = None,
 ) -> Runtime:
     """Write `runtime/` of a model directory, whole or not at all.
 
-    canvas_NSS3: photographs as the model sees them (`ndd.stages.decode`). The even ones calibrate, the odd ones judge.
+    canvas_NSS3: photographs as the model sees them (`ndd.stages.decode`). The even ones calibrate, the odd ones judge. like:
+    the model directory that this one was refined from; what its tensors span is taken over, if it is known and as many, so
+    that a network which has hardly moved gives vectors that have hardly moved.
     Raises ModelError if OpenVINO is missing, fewer than two micro-batches of pictures are given, or the exported vectors
     are not near enough to the reference.
     """
@@ -63,13 +73,17 @@ def export(
     if len(judged) < MICRO_BATCH:
         raise ModelError(f"{len(canvas_NSS3)} pictures to calibrate with; give at least {2 * MICRO_BATCH}")
     network, convolutions = _converted(reference.model, reference.config.image_size)
+    spans: list[tuple[float, float]] = []
     if precision == "int8":
-        _quantise(openvino, network, convolutions, calibration)
+        known = [] if like is None else _spans_of(Path(like))
+        spans = _quantise(openvino, network, convolutions, calibration, known=known)
     target = reference.directory / RUNTIME
     part = reference.directory / f".{RUNTIME}.{os.getpid()}.tmp"
     part.mkdir()
     try:
         openvino.save_model(network, part / NETWORK, compress_to_fp16=False)
+        if spans:
+            (part / _SPANS).write_text(json.dumps(spans) + "\n", encoding="utf-8")
         facts: dict[str, Any] = {
             "engine": "openvino",
             "precision": precision,
@@ -119,12 +133,31 @@ def _converted(model: SiameseEmbedder, size: int) -> tuple[Any, list[Any]]:
     return network, _convolutions(network)[spared:]
 
 
-def _quantise(openvino: Any, network: Any, convolutions: Sequence[Any], canvas_NSS3: NDArray[np.uint8]) -> None:
-    """The weights of `convolutions` become int8 constants, their inputs pass through a FakeQuantize."""
+def _spans_of(model: Path) -> list[tuple[float, float]]:
+    """What the tensors of an exported network span, in the order of its convolutions; none where that is not known."""
+    try:
+        return [(float(low), float(high)) for low, high in json.loads((model / RUNTIME / _SPANS).read_bytes())]
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{model / RUNTIME / _SPANS}: damaged ({error!r}); export that model again") from error
+
+
+def _quantise(
+    openvino: Any,
+    network: Any,
+    convolutions: Sequence[Any],
+    canvas_NSS3: NDArray[np.uint8],
+    *,
+    known: Sequence[tuple[float, float]],
+) -> list[tuple[float, float]]:
+    """The weights of `convolutions` become int8 constants, their inputs pass through a FakeQuantize; what these span, which
+    is `known` where that is of as many tensors."""
     from openvino import opset13 as operations
 
     inputs = {_place(node.input_value(0)): node.input_value(0) for node in convolutions}
-    ranges = _ranges(openvino, network, list(inputs.values()), canvas_NSS3)
+    fits = len(known) == len(inputs)
+    ranges = list(known) if fits else _ranges(openvino, network, list(inputs.values()), canvas_NSS3)
     for output, (low, high) in zip(inputs.values(), ranges, strict=True):
         # Every reader of the tensor, the residual sums as well: two versions of it would cost a conversion each.
         readers = list(output.get_target_inputs())
@@ -144,6 +177,7 @@ def _quantise(openvino: Any, network: Any, convolutions: Sequence[Any], canvas_N
         )
         node.input(1).replace_source_output(restored.output(0))
     network.validate_nodes_and_infer_types()
+    return ranges
 
 
 def _is_product(node: Any, weights_OIHW: NDArray[np.float32]) -> bool:

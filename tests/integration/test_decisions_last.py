@@ -48,11 +48,8 @@ def ndd(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 
 def test_both_words_are_obeyed_after_renaming_another_embedding_and_a_retraining(
-    album: Album, tmp_path: Path, ndd: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    album: Album, tmp_path: Path, ndd: Callable[..., str]
 ) -> None:
-    # By torch: a network is quantised anew after a retraining, and the gate, which counts false pairs at the champion's recall,
-    # may hold that against one that has hardly moved (seen: 7 → 19 of them).
-    monkeypatch.setenv("NDD_RUNTIME", "torch")
     images = album.root / "images"
     by_group = [[Path(name).name for name in names] for names in album.groups().values() if len(names) > 1]
     apart = [(names[0], names[1]) for names in by_group[:6]]  # copies that a person calls distinct

@@ -170,6 +170,20 @@ def test_frames_are_spared_as_well(canvases: NDArray[np.uint8], tmp_path: Path, 
     assert weights_of(directory, "MatMul").count("Multiply") == 3 * looks
 
 
+def test_what_was_refined_spans_what_its_origin_spans(
+    exported: Path, canvases: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    """The same weights calibrated on other pictures give other vectors, and with the origin's spans the same ones."""
+    vectors, dark = [Embedder(describe(exported)).embed(canvases)], (canvases // 3).astype(np.uint8)
+    for name, like in (("alone", None), ("refined", exported)):
+        directory = tmp_path / name
+        shutil.copytree(exported, directory, ignore=shutil.ignore_patterns("runtime"))
+        export(directory, dark, like=like)
+        vectors.append(Embedder(describe(directory)).embed(canvases))
+    assert not np.array_equal(vectors[1], vectors[0])
+    assert np.array_equal(vectors[2], vectors[0])
+
+
 def test_the_digest_tells_precisions_apart(exported: Path) -> None:
     digests = {engine: describe(exported, engine=engine).embedding_digest for engine in ("torch", "openvino", "auto")}
     assert digests["auto"] == digests["openvino"] != digests["torch"]
