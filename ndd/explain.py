@@ -19,13 +19,14 @@ from ndd.stages.embed import one_thread
 from ndd.types import Match
 from ndd.verify.keypoints import Keypoints
 
-__all__ = ["aligned", "draw", "inlier_matches"]
+__all__ = ["aligned", "draw", "inlier_matches", "looks"]
 
 _SIDE, _GAP = 480, 12
 _RADIUS = 0.02
 """How far from its predicted place a keypoint may lie to be drawn as a match, in longer sides."""
 _ALIKE = 0.8
 """Least cosine of two RootSIFT descriptors drawn as a match."""
+_SEEN = ("as the network sees them", "and once more, each turned to what is most likely upright")
 _INK, _LINE, _FRAME = (40, 40, 40), (20, 150, 60), (214, 94, 0)
 
 
@@ -38,7 +39,7 @@ def draw(
     out: str | os.PathLike[str],
 ) -> Path:
     """Write a PNG: above the two pictures with their matching keypoints and the left frame as it lies in the right one,
-    below both as the spatial transformer shows them. Raises StoreError if it cannot be written."""
+    below both as the spatial transformer shows them, a row for each look. Raises StoreError if it cannot be written."""
     left, right = (fit_within(picture, _SIDE) for picture in pictures)
     top = _beside(left, right)
     start = left.shape[1] + _GAP
@@ -51,10 +52,12 @@ def draw(
             cv2.line(top, _point(p), _point(q), _LINE, 1, cv2.LINE_AA)
         corners = _apply(homography, np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float64)) * scale_right + [start, 0]
         cv2.polylines(top, [np.rint(corners).astype(np.int32)], isClosed=True, color=_FRAME, thickness=2)
-    below = _beside(*aligned(model, canvases))
-    width = max(top.shape[1], below.shape[1])
-    rows = [_caption(_words(match), width), _wide(top, width), _caption("as the network sees them", width)]
-    sheet = np.vstack([*rows, _wide(below, width)])
+    below = [_beside(*pair) for pair in looks(model, canvases)]
+    width = max(part.shape[1] for part in (top, *below))
+    rows = [_caption(_words(match), width), _wide(top, width)]
+    for said, seen in zip(_SEEN, below, strict=False):
+        rows += [_caption(said, width), _wide(seen, width)]
+    sheet = np.vstack(rows)
     target = Path(out)
     try:
         with atomic_path(target) as temporary:
@@ -89,15 +92,22 @@ def _apply(homography: NDArray[np.float64], points: NDArray[np.float64]) -> NDAr
     return np.asarray(moved[:, :2] / np.where(np.abs(moved[:, 2:]) < 1e-9, 1e-9, moved[:, 2:]))
 
 
-def aligned(model: SiameseEmbedder, canvases: tuple[Pixels, Pixels]) -> list[Pixels]:
-    """Two squares (S, S, 3) as the spatial transformer shows them to the network, each (240, 240, 3)."""
+def looks(model: SiameseEmbedder, canvases: tuple[Pixels, Pixels]) -> list[tuple[Pixels, Pixels]]:
+    """Two squares (S, S, 3) as the spatial transformer shows them to the network, each (240, 240, 3): a pair for each look."""
     x_B3SS = torch.from_numpy(np.stack(canvases)).permute(0, 3, 1, 2).float() / 255
-    with one_thread():
-        warped, _ = model.align(x_B3SS)
-    pixels = (warped.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [
-        np.asarray(cv2.resize(p, (_SIDE // 2, _SIDE // 2), interpolation=cv2.INTER_LINEAR), np.uint8) for p in pixels
-    ]
+    pairs = []
+    for look in range(model.looks):
+        with one_thread():
+            warped, _ = model.align(x_B3SS, look=look)
+        pixels = (warped.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        left, right = (cv2.resize(p, (_SIDE // 2, _SIDE // 2), interpolation=cv2.INTER_LINEAR) for p in pixels)
+        pairs.append((np.asarray(left, np.uint8), np.asarray(right, np.uint8)))
+    return pairs
+
+
+def aligned(model: SiameseEmbedder, canvases: tuple[Pixels, Pixels]) -> tuple[Pixels, Pixels]:
+    """That of the `looks` in which the two are most alike, pixel by pixel: one may turn a copy and not the other."""
+    return min(looks(model, canvases), key=lambda pair: float(cv2.absdiff(*pair).mean()))
 
 
 def _words(match: Match) -> str:

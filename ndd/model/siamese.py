@@ -67,6 +67,11 @@ class SiameseEmbedder(nn.Module):
         # Averaged before the projection: whitening can then be folded into it, and two looks that change places are the same.
         return torch.stack(looks).mean(dim=0) if len(looks) > 1 else looks[0], pose
 
+    @property
+    def looks(self) -> int:
+        """How many poses of a picture the descriptor is made of."""
+        return 1 if self.stn is None or not self.stn.second else 2
+
     @torch.no_grad()
     def align(self, x_B3SS: Tensor, *, look: int = -1) -> tuple[Tensor, Tensor]:
         """What the STN makes of the pictures: (warped (B, 3, S, S), corners of the canonical frame (B, 4, 2) in [-1, 1]).
