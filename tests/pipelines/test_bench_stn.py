@@ -166,6 +166,23 @@ def test_the_bench_from_outside(model: Path, album: Album, tmp_path: Path, capsy
     assert "MISSED" in capsys.readouterr().out
 
 
+def test_both_looks_are_measured(tmp_path: Path) -> None:
+    """Whatever its weights are, the first look turns with the picture, and the upright one of a fixed prior does not."""
+    stn = StnConfig(size=32, width=12, localization="moments", prior=True, trust=0.0, second=0.75)
+    network = SiameseEmbedder(ModelConfig(image_size=SIZE, dim=16, stn=stn))
+    assert network.stn is not None
+    with torch.no_grad():
+        network.stn.localization.prior.mul_(100)
+    loaded = checkpoint.load(checkpoint.save(tmp_path / "model", network, card={}))
+    upright = bench_stn.alignment(loaded.model.align, pictures(4), size=SIZE)["quarter"]["picture"]
+    first = bench_stn._first_look(loaded, pictures(4))
+    assert first is not None and first["quarter"]["picture"] < 0.01 < 0.9 < upright
+
+
+def test_one_look_is_measured_once(model: Path) -> None:
+    assert bench_stn._first_look(checkpoint.load(model), pictures(2)) is None
+
+
 def test_a_model_without_a_transformer_is_refused(album: Album, tmp_path: Path) -> None:
     network = SiameseEmbedder(ModelConfig(image_size=SIZE, dim=16, stn=StnConfig(kind="none")))
     loaded = checkpoint.load(checkpoint.save(tmp_path / "model", network, card={}))
