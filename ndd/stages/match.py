@@ -27,12 +27,10 @@ hashes coincide (Facebook, "The TMK+PDQF video-hashing algorithm and the PDQ ima
 SURE = np.inf
 """What a pair promises that is worth a look whatever a glance would say."""
 
-ASKED = 0.7
+ASKED = 0.6
 """What a pair has to promise for a glance. A promise counts like keypoints that lie alike (`ndd.verify.glance.LEAST`): …"""
-_STANDING = 8.0
+_STANDING = 6.0
 """… so many for two vectors that are nearer by 1 than strangers are, …"""
-_FARTHEST = -0.1
-"""… which takes away no more than this much does, …"""
 _MOST_VOTES = 4.0
 """… one for each vote, up to these, …"""
 _SILENT = 1.0
@@ -119,7 +117,7 @@ class _Pool:
         heard = ballot.of(left, right)
         standout = 1.0 - pair_distances(of._vectors, left, right) - of._hubness[pairs].mean(axis=1)
         silent = votes.silent(left) | votes.silent(right)
-        promise = _STANDING * np.maximum(standout, _FARTHEST)
+        promise = _STANDING * standout
         promise += np.where(silent, np.maximum(heard, _SILENT), np.minimum(heard, _MOST_VOTES))
         promise[heard >= LOUD] = SURE
         asking = promise >= ASKED

@@ -8,6 +8,7 @@ computes in Python most of the time.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
 
@@ -68,7 +69,10 @@ class EmbedWork:
                 f"{task.embedding_digest[:12]}; put the same model on every machine, and where not all of them have the "
                 "same processor and packages, set NDD_RUNTIME=torch"
             )
-        self._embedder = Embedder(said)
+        # The first pictures are decoded while the network is compiled.
+        loading = ThreadPoolExecutor(1, thread_name_prefix="network")
+        self._loaded = loading.submit(Embedder, said)
+        loading.shutdown(wait=False)
         self._pictures, self._failed = task.picture_store(), task.failure_store()
         self._voters = task.voter_store() if task.uses_keypoints else None
 
@@ -82,8 +86,9 @@ class EmbedWork:
             if self._voters is not None:
                 seen = {ImageId(reading.facts["id"]): reading for _, reading in good if not reading.facts["flat"]}
                 self._voters.add((id, partial(_sketch, reading)) for id, reading in seen.items())
-            vectors = self._embedder.embed(np.stack([reading.canvas for _, reading in good])).astype("<f2")
-            hubness = self._embedder.hubness(vectors)
+            embedder = self._loaded.result()
+            vectors = embedder.embed(np.stack([reading.canvas for _, reading in good])).astype("<f2")
+            hubness = embedder.hubness(vectors)
             rows = [
                 {
                     "path": key[at][0],

@@ -140,11 +140,13 @@ class TrainConfig(Config):
     epochs: int = 25
     localization_epochs: int = 0
     """Of these, the first so many train the localization network alone on the known edits: it costs a fraction of the
-    trunk, which then learns from pictures that are turned back already. They have a learning-rate schedule of their own."""
+    trunk, which then learns from pictures that are turned back already. They have a learning-rate schedule of their own, and
+    edits at full strength; the curriculum (`ramp`) is the trunk's and begins with it. Without an STN there are none."""
     examples: int | None = None
     """Examples per epoch; all training pictures if None."""
     ramp: float = 0.4
-    """Share of the run over which edits grow to full strength: strong edits from the first step converge very slowly."""
+    """Share of the trunk's epochs over which edits grow to full strength: strong edits from the first step converge very
+    slowly."""
     start_strength: float = 0.1
     seed: int = 0
     holdout: float = 0.2
@@ -202,8 +204,15 @@ class TrainConfig(Config):
         """The stage of a share of the run in [0, 1]."""
         return next(s for s in self.stages if progress < s.until or s.until == 1.0)
 
+    @property
+    def alone(self) -> int:
+        """The first so many epochs train the localization network alone: `localization_epochs`, 0 where there is none."""
+        return 0 if self.model.stn.kind == "none" else self.localization_epochs
+
     def strength_at(self, progress: float) -> float:
         """Strength of the edits at a share of the run in [0, 1]."""
-        if self.ramp == 0:
+        first = self.alone / self.epochs
+        if self.ramp == 0 or progress < first:
             return 1.0
-        return min(1.0, self.start_strength + (1.0 - self.start_strength) * progress / self.ramp)
+        grown = (progress - first) / (1.0 - first) / self.ramp
+        return min(1.0, self.start_strength + (1.0 - self.start_strength) * grown)

@@ -172,15 +172,15 @@ def _optimizer(model: SiameseEmbedder, config: OptimConfig) -> torch.optim.Optim
 
 def localization_alone(config: TrainConfig, epoch: int) -> bool:
     """Is `epoch` one of the first ones, in which the localization network is trained by itself?"""
-    return config.model.stn.kind != "none" and epoch < config.localization_epochs
+    return epoch < config.alone
 
 
 def learning_rate(config: TrainConfig, *, progress: float, epoch: int, plateau: float) -> float:
     """Learning rate at a share of the run: linear warm-up, then the schedule, for each of its two parts."""
     optim = config.optim
-    first = config.localization_epochs / config.epochs
-    progress = progress / first if epoch < config.localization_epochs else (progress - first) / (1 - first)
-    epoch = epoch if epoch < config.localization_epochs else epoch - config.localization_epochs
+    first = config.alone / config.epochs
+    progress = progress / first if epoch < config.alone else (progress - first) / (1 - first)
+    epoch = epoch if epoch < config.alone else epoch - config.alone
     if progress < optim.warmup:
         return optim.lr * (progress + 1e-3) / (optim.warmup + 1e-3)
     if optim.schedule == "cosine":

@@ -52,18 +52,18 @@ class Deformation:
         """(P,) displacement at each point."""
         return np.asarray(_sums(_kernel(points, self.places), self.weights), np.complex64)
 
-    def support(self, points: Complex) -> Floats:
-        """(P,) how many keypoints speak there, those further away for less."""
-        return np.asarray(_kernel(points, self.places).sum(axis=1), np.float64)
-
-    def slopes(self, points: Complex) -> tuple[Complex, Complex]:
-        """(P,) derivatives of the displacement along x and along y."""
-        kernel = _kernel(points, self.places) / -(_WIDTH**2)
+    def around(self, points: Complex) -> tuple[Complex, tuple[Complex, Complex], Floats]:
+        """(P,) displacement at each point; its derivatives along x and along y; how many keypoints speak there, those further
+        away for less."""
+        kernel = _kernel(points, self.places)
+        steep = kernel / -(_WIDTH**2)
         away = points[:, None] - self.places[None, :]
-        return (
-            np.asarray(_sums(kernel * away.real, self.weights), np.complex64),
-            np.asarray(_sums(kernel * away.imag, self.weights), np.complex64),
+        slopes = (
+            np.asarray(_sums(steep * away.real, self.weights), np.complex64),
+            np.asarray(_sums(steep * away.imag, self.weights), np.complex64),
         )
+        shifts = np.asarray(_sums(kernel, self.weights), np.complex64)
+        return shifts, slopes, np.asarray(kernel.sum(axis=1), np.float64)
 
 
 def _sums(kernel: npt.NDArray[Any], values: npt.NDArray[Any]) -> npt.NDArray[Any]:

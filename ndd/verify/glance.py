@@ -14,18 +14,23 @@ from ndd.verify.whole import guess_turn
 
 __all__ = ["FEW", "LEAST", "glance"]
 
-LEAST = 4.1
+LEAST = 3.8
 """Keypoints at different places under one similarity, plain or mirrored, from which a pair is worth a look, together with
 what it promises (`ndd.stages.match`)."""
 FEW = 12
 """Where a picture has fewer than this the two are compared as a whole too."""
+_MOST = 4
+"""Keypoints that count at most: strangers with a pattern that repeats have more."""
 
 
 def glance(a: Keypoints, b: Keypoints) -> float:
-    """How many keypoints lie alike; infinite where a picture has FEW and looks, as a whole, like the other, turned or
-    mirrored perhaps. a, b: keypoints that vote. The same for (b, a)."""
+    """How many keypoints lie alike, four at most; infinite where a picture has FEW and looks, as a whole, like the other,
+    turned or mirrored perhaps. a, b: keypoints that vote. The same for (b, a)."""
     if rank(a) > rank(b):
         a, b = b, a
     if min(len(a), len(b)) < FEW and guess_turn(a, b) is not None:
         return math.inf
-    return float(max(supporters(a, b), supporters(a, b.mirrored())))
+    alike = supporters(a, b)
+    if alike < _MOST:
+        alike = max(alike, supporters(a, b.mirrored()))
+    return float(min(alike, _MOST))

@@ -69,11 +69,19 @@ class Guide:
     def bent(self, rows: Indices, columns: Indices) -> tuple[Deformation, Indices, Indices]:
         """A field on top of the transform, and the matches that both together predict, grown from those given (≥ 1)."""
         bend = self._field(rows, columns)
-        for step in range(_STEPS):
-            last = step == _STEPS - 1
-            found = self._choose(*self._predicted(bend), radius=RADIUS if last else _GROWING)
+        predicted = self._predicted(bend)
+        for _ in range(_STEPS - 1):
+            found = self._choose(*predicted, radius=_GROWING)
             if not len(found[0]):
-                break
+                return bend, rows, columns
+            grown = not (np.array_equal(found[0], rows) and np.array_equal(found[1], columns))
+            rows, columns = found
+            if not grown:
+                break  # the same matches make the same field, which finds the same matches
+            bend = self._field(rows, columns)
+            predicted = self._predicted(bend)
+        found = self._choose(*predicted, radius=RADIUS)
+        if len(found[0]):
             rows, columns = found
             bend = self._field(rows, columns)
         return bend, rows, columns
@@ -84,11 +92,11 @@ class Guide:
     def _predicted(self, bend: Deformation) -> tuple[Complex, Mask]:
         """Where the field puts each candidate, and whether it may be one there."""
         places = self._moved[self._rows]
-        along_x, along_y = bend.slopes(places)
+        shifts, (along_x, along_y), support = bend.around(places)
         xx, yx, xy, yy = 1.0 + along_x.real, along_x.imag, along_y.real, 1.0 + along_y.imag
         turn = np.arctan2(yx - xy, xx + yy)
         growth = 0.5 * np.log(np.maximum(xx * yy - xy * yx, _FOLDED))
-        return places + bend.at(places), self._alike(turn, growth) & (bend.support(places) > _SPOKEN)
+        return places + shifts, self._alike(turn, growth) & (support > _SPOKEN)
 
     def _alike(self, turn: npt.ArrayLike, growth: npt.ArrayLike) -> Mask:
         good = (np.cos(self._turned - turn) > _TWIST) & (np.abs(self._grown - growth) < _GROWTH)

@@ -30,7 +30,9 @@ def test_names() -> None:
 def test_a_twin_differs_in_the_stn_alone(name: str) -> None:
     full, twin = recipe(name), recipe(f"{name}_no_stn")
     ours, theirs = flat(full.to_dict()), flat(twin.to_dict())
-    assert {key for key in ours if ours[key] != theirs[key]} == {"model.stn.kind"}
+    alone = {"epochs", "localization_epochs"} if full.localization_epochs else set()
+    assert {key for key in ours if ours[key] != theirs[key]} == {"model.stn.kind", *alone}
+    assert (twin.epochs, twin.alone) == (full.epochs - full.localization_epochs, 0)
     assert theirs["model.stn.kind"] == "none"
     assert full.model.stn.kind == "affine"
     assert full.digest() != twin.digest()
@@ -70,7 +72,7 @@ def test_the_variants_of_the_paper() -> None:
 def test_proxies_are_affordable() -> None:
     for name in ("proxy", "paper_proxy"):
         config = recipe(name)
-        assert (config.limit, config.epochs, config.stages[-1].size) == (8000, 10, 112)
+        assert (config.limit, config.epochs - config.localization_epochs, config.stages[-1].size) == (8000, 10, 112)
     assert [recipe("paper_proxy").with_overrides({"fold": str(k)}).fold for k in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(ConfigError, match="fold must lie in 0…4"):
         recipe("paper_proxy").with_overrides({"fold": "5"})

@@ -20,6 +20,14 @@ def test_edits_grow_to_full_strength() -> None:
     assert TrainConfig(ramp=0.0).strength_at(0.0) == 1.0
 
 
+def test_the_curriculum_is_the_trunks() -> None:
+    """Epochs of the localization network alone have edits at full strength, which is what it learns from."""
+    config = TrainConfig(epochs=4, localization_epochs=1, ramp=0.4, start_strength=0.2)
+    assert [config.strength_at(p) for p in (0.0, 0.2, 0.25, 0.4, 0.55, 1.0)] == pytest.approx([1, 1, 0.2, 0.6, 1, 1])
+    twin = config.with_overrides({"model.stn.kind": "none"})
+    assert (twin.alone, twin.strength_at(0.0)) == (0, pytest.approx(0.2))
+
+
 def test_round_trip_and_digest() -> None:
     config = TrainConfig(stages=(Stage(until=0.5, size=64, batch=8), Stage(until=1.0, size=96, batch=4)))
     assert TrainConfig.from_dict(config.to_dict()) == config

@@ -126,6 +126,8 @@ def test_each_part_of_the_run_has_its_own_schedule() -> None:
     assert rate(config, 0.125, 0) == pytest.approx(0.5)
     assert rate(config, 0.25, 1) == pytest.approx(1.0)
     assert rate(config, 0.625, 2) == pytest.approx(0.5)
+    twin = config.with_overrides({"model.stn.kind": "none"})
+    assert rate(twin, 0.125, 0) > 0.9, "one schedule where there is no localization network"
 
 
 @pytest.mark.parametrize("localization", ["polar", "moments"])

@@ -31,7 +31,8 @@ def test_slopes_are_the_derivatives_of_the_field() -> None:
     places = _spread(40, seed=4)
     bend = Deformation.fit(places, _wave(places))
     asked, step = _spread(20, seed=5), np.complex64(2e-3)
-    along_x, along_y = bend.slopes(asked)
+    shifts, (along_x, along_y), _ = bend.around(asked)
+    np.testing.assert_array_equal(shifts, bend.at(asked))
     for slope, way in ((along_x, step), (along_y, np.complex64(1j) * step)):
         seen = (bend.at(asked + way) - bend.at(asked - way)) / (2 * abs(step))
         assert np.abs(slope - seen).max() < 0.02
@@ -41,7 +42,7 @@ def test_far_from_all_keypoints_nothing_moves() -> None:
     bend = Deformation.fit(np.array([0.5 + 0.5j], np.complex64), np.array([0.03 + 0j], np.complex64))
     near, far = bend.at(np.array([0.5 + 0.5j, 1.4 + 1.4j], np.complex64))
     assert 0.025 < near.real < 0.03 and abs(far) < 1e-6
-    here, away = bend.support(np.array([0.5 + 0.5j, 1.4 + 1.4j], np.complex64))
+    _, _, (here, away) = bend.around(np.array([0.5 + 0.5j, 1.4 + 1.4j], np.complex64))
     assert here == 1.0 and away < 1e-6
 
 
