@@ -79,6 +79,7 @@ def embed_sources(
         pictures=f"embed-{json_digest(made_by)[:16]}",
         evidence="none",
         sided=False,
+        vectors_only=True,
     )
     task.partial.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(task.failure_store().directory, ignore_errors=True)

@@ -27,6 +27,8 @@ DECODE_SIDE, DECODE_LONGER = 160, 240
 """JPEG files may be decoded at a reduced scale down to this shorter and this longer side: a quarter more than keypoints are
 looked for at. Fixed, because the pixels depend on it."""
 
+_NO_HASHES = bytes(256)
+
 HEADER = ("width", "height", "format", "frames", "alpha", "bits", "taken", "exif_fields")
 """Fields of `ndd.images.Picture` that are kept of each picture."""
 
@@ -35,8 +37,8 @@ HEADER = ("width", "height", "format", "frames", "alpha", "bits", "taken", "exif
 class Reading:
     """One readable picture. The decoded pixels are gone: a batch of large ones would not fit into memory.
 
-    facts: id, the `HEADER` fields, hashes (256 bytes: PDQ in its eight dihedral forms), quality (PDQ's, 0…100), and flat:
-    (nearly) a single colour, so that nothing can be concluded from its looks.
+    facts: id, the `HEADER` fields, hashes (256 bytes: PDQ in its eight dihedral forms), quality (PDQ's, 0…100), both zero
+    where the decoder was told not to hash, and flat: (nearly) a single colour, so that nothing can be concluded from its looks.
     canvas: (S, S, 3) uint8, the square that the model sees. sketch: (h, w) uint8 grey, what is looked at for keypoints that
     vote, its longer side at most VOTING_SIDE; None unless the decoder was asked for it.
     """
@@ -49,11 +51,11 @@ class Reading:
 class Decoder:
     """Reads, identifies, decodes, hashes and scales pictures, one at a time. Holds no state: use it from any thread."""
 
-    def __init__(self, limits: DecodeLimits, *, size: int, sketch: bool = False) -> None:
-        """size: S, side of the model's square. sketch: whether readings have one."""
+    def __init__(self, limits: DecodeLimits, *, size: int, sketch: bool = False, hashed: bool = True) -> None:
+        """size: S, side of the model's square. sketch, hashed: whether readings have a sketch, and hashes."""
         self._limits = limits
         self._size = size
-        self._sketch = sketch
+        self._sketch, self._hashed = sketch, hashed
 
     def pixels(self, content: bytes) -> Pixels:
         """(H, W, 3) as every later step sees them: large JPEGs at a reduced scale. Raises DecodeError."""
@@ -66,10 +68,12 @@ class Decoder:
     def read(self, content: bytes) -> Reading:
         """What is to be known of a picture's bytes. Raises DecodeError."""
         picture = self._decode(content)
-        square = to_square(picture.pixels, HASHED_SIDE)
-        hashes, quality = pdq(square)
-        canvas = square if self._size == HASHED_SIDE else to_square(picture.pixels, self._size)
-        facts = {"id": image_id(content), "hashes": hashes.tobytes(), "quality": quality, "flat": _is_flat(canvas)}
+        canvas = to_square(picture.pixels, self._size)
+        hashes, quality = _NO_HASHES, 0
+        if self._hashed:
+            made, quality = pdq(canvas if self._size == HASHED_SIDE else picture.pixels)
+            hashes = made.tobytes()
+        facts = {"id": image_id(content), "hashes": hashes, "quality": quality, "flat": _is_flat(canvas)}
         facts |= {name: getattr(picture, name) for name in HEADER}
         sketch = grey_within(picture.pixels, VOTING_SIDE) if self._sketch else None
         return Reading(facts=facts, canvas=canvas, sketch=sketch)

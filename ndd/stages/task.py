@@ -25,6 +25,7 @@ class SearchTask:
     embedding_digest: what the vectors must mean, the same on every machine. private: directory for chunks, reachable for
     every worker. pictures, evidence: names of the two caches below it. calibration: of the scorer. sided: only pairs
     between the two sides. must, cannot: pairs of ids that a person called duplicate or distinct; they are always candidates.
+    vectors_only: nothing will be compared, so neither hashes nor hubness are wanted (they are 0).
     """
 
     config: FindConfig
@@ -39,6 +40,7 @@ class SearchTask:
     sided: bool
     must: tuple[tuple[str, str], ...] = field(default=())
     cannot: tuple[tuple[str, str], ...] = field(default=())
+    vectors_only: bool = False
 
     @property
     def manifest(self) -> Path:
@@ -142,4 +144,6 @@ class SearchTask:
 
     def decoder(self) -> Decoder:
         """How pictures are read in this search."""
-        return Decoder(self.config.limits, size=self.image_size, sketch=self.uses_keypoints)
+        return Decoder(
+            self.config.limits, size=self.image_size, sketch=self.uses_keypoints, hashed=not self.vectors_only
+        )

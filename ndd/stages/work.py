@@ -60,7 +60,7 @@ class EmbedWork:
         from ndd.model.directory import describe
         from ndd.stages.embed import Embedder
 
-        self._decoder = task.decoder()
+        self._decoder, self._vectors_only = task.decoder(), task.vectors_only
         said = describe(task.model)
         if said.embedding_digest != task.embedding_digest:
             # Another file below the same path, or a machine without the package or the processor for the exported network.
@@ -88,7 +88,7 @@ class EmbedWork:
                 self._voters.add((id, partial(_sketch, reading)) for id, reading in seen.items())
             embedder = self._loaded.result()
             vectors = embedder.embed(np.stack([reading.canvas for _, reading in good])).astype("<f2")
-            hubness = embedder.hubness(vectors)
+            hubness = np.zeros(len(vectors)) if self._vectors_only else embedder.hubness(vectors)
             rows = [
                 {
                     "path": key[at][0],

@@ -26,6 +26,9 @@ def test_hash_canvas_and_sketch_are_those_of_the_same_pixels(size: int) -> None:
     assert np.array_equal(reading.sketch, grey_within(pixels, VOTING_SIDE))
     assert max(reading.sketch.shape) == VOTING_SIDE
     assert Decoder(DecodeLimits(), size=size).read(content).sketch is None, "nobody asked for one"
+    bare = Decoder(DecodeLimits(), size=size, hashed=False).read(content)
+    assert np.array_equal(bare.canvas, reading.canvas)
+    assert bare.facts == reading.facts | {"hashes": bytes(256), "quality": 0}
 
 
 def test_large_jpegs_are_decoded_at_a_reduced_scale_that_keeps_what_is_looked_at() -> None:
