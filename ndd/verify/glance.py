@@ -14,7 +14,7 @@ from ndd.verify.whole import guess_turn
 
 __all__ = ["FEW", "LEAST", "glance"]
 
-LEAST = 3.7
+LEAST = 3.8
 """Keypoints at different places under one similarity, plain or mirrored, from which a pair is worth a look, together with
 what it promises (`ndd.stages.match`)."""
 FEW = 12
