@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ndd.stages import match
-from ndd.stages.match import SURE, Matcher
+from ndd.stages.match import ASKED, SURE, Matcher
 from ndd.stages.verify import VoterStore
 from ndd.stages.votes import LOUD, PROPOSED, Votes, write_votes
 from ndd.types import ImageId
@@ -138,20 +138,25 @@ def test_a_neighbour_is_proposed_by_how_far_it_stands_out_and_by_its_votes(
     near, nearer = (promised(standout=by, votes=votes)[pair] for by in (0.2, 0.3))
     assert nearer - near == pytest.approx(0.6, abs=0.02), "the nearer, the less is asked of a glance"
     assert near < SURE
-    far, ballot = promised(standout=-1.0, votes=votes), votes.ballot(np.arange(count), side=0)
-    for (left, right), promise in far.items():
+    crowd, ballot = 0.1, votes.ballot(np.arange(count), side=0)
+    found = promised(standout=float(cosine[0, 1]) - crowd, votes=votes)
+    heard = {}
+    for left, right in found:
         at = np.array([[names.index(left), names.index(right)], [names.index(right), names.index(left)]])
-        if not votes.silent(at[0]).any():
-            heard = ballot.of(*at.T).max()
-            assert heard >= PROPOSED and promise == pytest.approx(heard - 0.8), "however far, and never less than that"
-    assert len(far) >= 3
+        heard[left, right] = ballot.of(*at.T).max()
+        if not votes.silent(at[0]).any() and found[left, right] < SURE:
+            expected = min(heard[left, right], 4.0) + 6.0 * (cosine[*at[0]] - crowd)
+            assert found[left, right] == pytest.approx(expected, abs=0.02), "four votes at most, and no floor"
+            assert found[left, right] >= ASKED
+    assert sum(votes_of_pair > 0 for votes_of_pair in heard.values()) >= 3
     monkeypatch.setattr(match, "LOUD", 1.5)
     loud = promised(standout=-1.0, votes=votes)
-    assert {pair for pair in far if far[pair] > 1.5 - 0.8} == {pair for pair in loud if loud[pair] == SURE} != set()
+    assert set(loud.values()) == {SURE}, "so far apart, and still sure"
+    assert {pair for pair in found if heard[pair] >= 1.5} <= loud.keys()
     monkeypatch.undo()
     flat = names.index("~flat")
     for row in (0, 5):
         at = float(cosine[0, 1] - cosine[row, flat])
         silent = promised(standout=at, votes=votes)
         assert silent[names[row], "~flat"] == pytest.approx(1.0, abs=0.02), "what has no keypoints cannot vote"
-        assert (names[row], "~flat") not in promised(standout=at - 0.05, votes=votes)
+        assert (names[row], "~flat") not in promised(standout=at - 0.1, votes=votes)
