@@ -81,7 +81,7 @@ def base() -> TrainConfig:
 
 def proxy() -> TrainConfig:
     """The affordable ablation: 8,000 pictures, 112 pixels, 10 epochs of the trunk. Enough to tell two designs apart, not to
-    ship one. Before them four epochs of the localization network alone, which cost as much as one of the trunk's.
+    ship one. Before them four epochs of the localization network alone, which cost about as much as one of the trunk's.
 
     The same pictures and the same cut in every run of a seed, whatever else is `--set`. Needs teacher features, as `small`.
     """

@@ -138,21 +138,23 @@ def test_a_neighbour_is_proposed_by_how_far_it_stands_out_and_by_its_votes(
     near, nearer = (promised(standout=by, votes=votes)[pair] for by in (0.2, 0.3))
     assert nearer - near == pytest.approx(0.6, abs=0.02), "the nearer, the less is asked of a glance"
     assert near < SURE
-    crowd, ballot = 0.1, votes.ballot(np.arange(count), side=0)
+    crowd, most, ballot = 0.1, 3.0, votes.ballot(np.arange(count), side=0)
+    monkeypatch.setattr(match, "_MOST_VOTES", most)
     found = promised(standout=float(cosine[0, 1]) - crowd, votes=votes)
     heard = {}
     for left, right in found:
         at = np.array([[names.index(left), names.index(right)], [names.index(right), names.index(left)]])
         heard[left, right] = ballot.of(*at.T).max()
         if not votes.silent(at[0]).any() and found[left, right] < SURE:
-            expected = min(heard[left, right], 4.0) + 6.0 * (cosine[*at[0]] - crowd)
-            assert found[left, right] == pytest.approx(expected, abs=0.02), "four votes at most, and no floor"
+            expected = min(heard[left, right], most) + 6.0 * (cosine[*at[0]] - crowd)
+            assert found[left, right] == pytest.approx(expected, abs=0.02), "so many votes at most, and no floor"
             assert found[left, right] >= ASKED
-    assert sum(votes_of_pair > 0 for votes_of_pair in heard.values()) >= 3
+    assert min(heard.values()) < most < max(heard.values())
     monkeypatch.setattr(match, "LOUD", 1.5)
     loud = promised(standout=-1.0, votes=votes)
     assert set(loud.values()) == {SURE}, "so far apart, and still sure"
-    assert {pair for pair in found if heard[pair] >= 1.5} <= loud.keys()
+    louder = {pair for pair in found if heard[pair] >= 1.5}
+    assert louder and louder <= loud.keys()
     monkeypatch.undo()
     flat = names.index("~flat")
     for row in (0, 5):
