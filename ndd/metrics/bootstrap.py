@@ -85,10 +85,7 @@ class WeightedRanking:
     ) -> tuple[float, list[float], list[float], list[float]]:
         """For weights (G,) of the groups: µAP, recall at each precision, and at each threshold the (weighted) recall and
         number of accepted strangers. nan where no positive was drawn."""
-        of_left = weights[self.left]
-        each = np.where(self.positive, of_left, of_left * weights[self.right])
-        hits = np.cumsum(np.where(self.positive, each, 0))[self.last]
-        false = np.cumsum(np.where(self.positive, 0, each))[self.last]
+        each, hits, false = self._counted(weights)
         total = int(hits[-1]) if len(hits) else 0
         if total == 0:
             nothing = float("nan")
@@ -103,3 +100,21 @@ class WeightedRanking:
         caught = [float(hits[end] / total) if end >= 0 else 0.0 for end in ends]
         wrong = [float(false[end]) if end >= 0 else 0.0 for end in ends]
         return micro, recalls, caught, wrong
+
+    def false_at_recall(self, weights: Counts, recall: float) -> float:
+        """For weights (G,) of the groups: the (weighted) strangers accepted by the highest threshold that finds `recall`
+        of the positives. nan where no positive was drawn."""
+        _, hits, false = self._counted(weights)
+        total = int(hits[-1]) if len(hits) else 0
+        if total == 0:
+            return float("nan")
+        # A recall is a quotient of such counts: half a count is nearer than any other.
+        return float(false[int(np.flatnonzero(hits >= recall * total - 0.5)[0])])
+
+    def _counted(self, weights: Counts) -> tuple[Counts, Counts, Counts]:
+        """(P + M,) what each entry counts, and the positives and strangers accepted down to it."""
+        of_left = weights[self.left]
+        each = np.where(self.positive, of_left, of_left * weights[self.right])
+        hits = np.cumsum(np.where(self.positive, each, 0))[self.last]
+        false = np.cumsum(np.where(self.positive, 0, each))[self.last]
+        return each, hits, false

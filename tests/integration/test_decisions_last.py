@@ -78,9 +78,8 @@ def test_both_words_are_obeyed_after_renaming_another_embedding_and_a_retraining
 
     # After a retraining on these very decisions.
     last = retrained(moved)
-    now = describe(home().champion)
     assert last["promoted"], last["reasons"]
-    assert now.embedding_digest != describe(shipped()).embedding_digest
+    assert describe(home().champion).embedding_digest != describe(shipped()).embedding_digest
     assert obeyed(found(ndd, moved, tmp_path / "retrained"), apart, together) == everything
     assert looked_up(ndd, moved, tmp_path / "index-now", apart, together, model=home().champion) == everything
 

@@ -24,7 +24,7 @@ from ndd.model.siamese import SiameseEmbedder
 from pipelines.album import Album, AlbumImage, Photo, build_album
 from pipelines.demo import photographs
 from pipelines.evaluate_rank import rank
-from pipelines.gate import _false, _reasons, _Seen, _values, challenge
+from pipelines.gate import SURE, _false, _reasons, _Seen, _values, challenge
 from pipelines.registry import alias, fetch, register
 from pipelines.tracking import content_digest
 from tests.mlflow import MLFLOW_WARNINGS
@@ -119,6 +119,32 @@ def test_figures_by_hand() -> None:
     assert list(_reasons(figures, allowed=0.01, speed=0.9, sure=0.9)) == []
     said = list(_reasons(figures, allowed=0.01, speed=0.9, sure=0.4))
     assert [reason.partition(":")[0] for reason in said] == ["crop", "false pairs of the search"]
+
+
+def test_one_copy_that_slips_among_the_strangers_is_no_proof() -> None:
+    """Thirty pairs of copies, and twenty strangers that score just below the lowest of them; then that one slips below all of
+    those. The bare count jumps; a challenger that loses a third of the copies so is another thing."""
+    images = [AlbumImage(f"{name:02d}{at}", f"{name:02d}", "") for name in range(30) for at in range(2)]
+    left, right = np.arange(0, 60, 2), np.arange(1, 60, 2)
+
+    def seen(slipped: int) -> _Seen:
+        rows = np.zeros((60, 60), np.float32)
+        rows[left, right] = rows[right, left] = 0.9 - np.arange(30) / 1000
+        near = (np.arange(20), np.arange(20) + 30)
+        rows[near] = rows.T[near] = 0.5
+        rows[left[30 - slipped :], right[30 - slipped :]] = rows[right[30 - slipped :], left[30 - slipped :]] = 0.4
+        return _Seen(rank(Album(Path("nowhere"), tuple(images)), lambda a, b: rows[a:b], draws=1), {}, {})
+
+    one, many = (_false([(seen(0), seen(slipped))], seed=0)["descriptor"] for slipped in (1, 10))
+    assert one["counted"] == many["counted"] == {"champion": 0, "challenger": 20, "strangers": 60 * 58 // 2}
+    assert one["sure_of_more"] == pytest.approx(1 - (29 / 30) ** 30, abs=0.05)  # that one was drawn
+    assert many["sure_of_more"] > 0.99
+    figures = {"false_pairs_per_million_images": {"descriptor": one}, "speed": {"ratio": 1.0}}
+    assert list(_reasons(figures, allowed=0.01, speed=0.9, sure=SURE)) == []
+    figures = {"false_pairs_per_million_images": {"descriptor": many}, "speed": {"ratio": 1.0}}
+    assert [reason.partition(":")[0] for reason in _reasons(figures, allowed=0.01, speed=0.9, sure=SURE)] == [
+        "false pairs of the descriptor"
+    ]
 
 
 def test_itself_and_no_album(tmp_path: Path) -> None:

@@ -91,13 +91,13 @@ def test_a_weighted_ranking_is_that_of_repeated_pairs(data: st.DataObject) -> No
     negatives = rng.integers(0, 5, 12).astype(np.float64), rng.integers(0, 4, 12), rng.integers(0, 4, 12)
     weights = rng.multinomial(4, [0.25] * 4)
     times = np.concatenate((weights[positives[1]], weights[negatives[1]] * weights[negatives[2]]))
-    micro, recalls, caught, wrong = WeightedRanking.of(positives, negatives).figures(
-        weights, precisions=(0.5,), thresholds=(2.0,)
-    )
+    ranking = WeightedRanking.of(positives, negatives)
+    micro, recalls, caught, wrong = ranking.figures(weights, precisions=(0.5,), thresholds=(2.0,))
     scores = np.repeat(np.concatenate((positives[0], negatives[0])), times)
     labels = np.repeat(np.arange(18) < 6, times)
     if not labels.any():
         assert math.isnan(micro)
+        assert math.isnan(ranking.false_at_recall(weights, 1.0))
         return
     assert micro == pytest.approx(average_precision_score(labels, scores))
     assert recalls[0] == pytest.approx(
@@ -105,6 +105,9 @@ def test_a_weighted_ranking_is_that_of_repeated_pairs(data: st.DataObject) -> No
     )
     assert caught[0] == pytest.approx((scores[labels] >= 2).mean())
     assert wrong[0] == (scores[~labels] >= 2).sum()
+    for recall in {float((scores[labels] >= t).mean()) for t in scores[labels]}:
+        highest = max(t for t in scores[labels] if (scores[labels] >= t).mean() >= recall)
+        assert ranking.false_at_recall(weights, recall) == (scores[~labels] >= highest).sum()
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
