@@ -78,8 +78,8 @@ ROUNDS = 4
 
 
 class Work(Protocol):
-    """A piece of work: made once per worker, called with one chunk at a time. A class whose `holds_lock` is true computes in
-    Python most of the time, so that threads are of no use to it."""
+    """A piece of work: made once per worker, called with one chunk at a time. A class that has `seconds_in_python` computes in
+    Python most of the time, about so long for an item, so that threads are of no use to it."""
 
     def __call__(self, batch: Batch) -> Counts: ...
 

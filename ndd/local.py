@@ -1,41 +1,57 @@
-"""The single-process runner: threads, one core each. Decoding, the network and keypoints release Python's lock; work that
-holds it runs on one thread."""
+"""The runner on one machine: threads, one core each. Decoding, the network and keypoints release Python's lock; for work that
+holds it there is one thread, and processes beside it (`ndd.processes`) where there is enough to do."""
 
 from __future__ import annotations
 
 import os
-import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 from ndd.find import T, Tally, Work, chunk_size
+from ndd.processes import Helper, HelperLost
 
 __all__ = ["LocalRunner"]
 
+_WORTH = 0.25
+"""Seconds of work for which a process is started: it needs .35 to be ready, on a core that would have had nothing to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Hand:
+    """Whoever takes a batch: a thread of this process, or a process."""
+
+    name: str
+    do: Callable[[Any], dict[str, int]]
+
 
 class LocalRunner:
-    """Runs a search's work in threads of this process."""
+    """Runs a search's work on the cores of this machine. helpers: processes that it has started; they end with it."""
 
     engine = "local"
 
     def __init__(self, *, workers: int | None = None) -> None:
-        """workers: threads; None for one per core that this process may use."""
+        """workers: threads and processes that work at the same time; None for one per core that this process may use."""
         self.workers = workers or len(os.sched_getaffinity(0))
+        self.helpers: list[Helper] = []
+        weakref.finalize(self, _end, self.helpers)
 
     def map(self, work: Callable[[T], Work], task: T, items: Any, *, block: int) -> Tally:
         """Hand out the rows of the Arrow table `items` chunk by chunk; see `ndd.find.Runner`."""
         tally = Tally(blocks=-(-len(items) // block))
         if not len(items):
             return tally
-        do = work(task)
-        # Threads that wait for Python's lock cost more than they give: two took 1.7 times the processor time of one for
-        # glances, and longer (docs/LOG.md, "a glance before a look").
-        workers = 1 if getattr(work, "holds_lock", False) else self.workers
-        size = chunk_size(block, workers)
+        hands = self._hands(work, task, len(items))
+        free: SimpleQueue[_Hand] = SimpleQueue()
+        for hand in hands:
+            free.put(hand)
+        size = chunk_size(block, len(hands))
         chunks = [items.slice(start, min(size, block - at)) for start, at in _cuts(len(items), block, size)]
-        with ThreadPoolExecutor(workers, thread_name_prefix="worker") as pool:
-            waiting = [pool.submit(_one, do, chunk) for chunk in chunks]
+        with ThreadPoolExecutor(len(hands), thread_name_prefix="worker") as pool:
+            waiting = [pool.submit(self._one, free, chunk) for chunk in chunks]
             try:
                 for done in as_completed(waiting):
                     tally.add(*done.result())
@@ -48,11 +64,57 @@ class LocalRunner:
         """Run `function` here."""
         return function(task)
 
+    def _hands(self, work: Callable[[T], Work], task: T, items: int) -> list[_Hand]:
+        # Threads that wait for Python's lock cost more than they give: two took 1.7 times the processor time of one for
+        # glances, and longer (docs/LOG.md, "a glance before a look").
+        do = work(task)
+        seconds: float | None = getattr(work, "seconds_in_python", None)
+        if seconds is None:
+            return [_Hand(f"worker_{at}", do) for at in range(self.workers)]
+        wanted = min(self.workers - 1, int(items * seconds / _WORTH))
+        try:
+            while len(self.helpers) < wanted:
+                self.helpers.append(Helper())
+        except OSError:
+            pass  # no process to be had: what there are, or this one alone, do it
+        hands = [_Hand("worker_0", do)]
+        for helper in self.helpers[: max(wanted, 0)]:
+            try:
+                helper.take(work, task)
+            except HelperLost:
+                self._forget(helper)
+            else:
+                hands.append(_Hand(f"process_{len(hands)}", helper))
+        return hands
+
+    def _one(self, free: SimpleQueue[_Hand], chunk: Any) -> tuple[str, int, dict[str, int]]:
+        batch = chunk.to_pydict()
+        while True:
+            hand = free.get()
+            try:
+                counts = hand.do(batch)
+            except HelperLost:
+                # Killed, most likely for memory. It is not put back, and another does the same: the thread of this process
+                # is always among them.
+                self._forget(hand.do)
+                continue
+            except BaseException:
+                free.put(hand)
+                raise
+            free.put(hand)
+            return hand.name, len(chunk), counts
+
+    def _forget(self, helper: Any) -> None:
+        if helper in self.helpers:
+            self.helpers.remove(helper)
+            helper.close()
+
+
+def _end(helpers: list[Helper]) -> None:
+    for helper in helpers:
+        helper.close()
+
 
 def _cuts(items: int, block: int, size: int) -> list[tuple[int, int]]:
     """(start of a chunk, where that is in its block)."""
     return [(start + at, at) for start in range(0, items, block) for at in range(0, min(block, items - start), size)]
-
-
-def _one(do: Work, chunk: Any) -> tuple[str, int, dict[str, int]]:
-    return threading.current_thread().name, len(chunk), do(chunk.to_pydict())

@@ -1,8 +1,8 @@
 """A search cut into pieces of work whose results lie on disk: what the runners hand to threads or to Ray.
 
 Each `…Work` is made once per worker and called with a batch (a dict of columns, one item of work per row). It writes one
-chunk and answers with counts, so whoever hands out the work needs no memory for the results. `holds_lock` says that it
-computes in Python most of the time.
+chunk and answers with counts, so whoever hands out the work needs no memory for the results. `seconds_in_python` says that
+it computes in Python most of the time, and about how long for an item.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def gather(task: SearchTask) -> Counts:
 class GlanceWork:
     """Glance at pairs {"pair": rows of the list of proposed pairs} → one chunk of those that are worth a look."""
 
-    holds_lock = True
+    seconds_in_python = 0.0003
 
     def __init__(self, task: SearchTask) -> None:
         proposed = read_table(task.proposed, PROPOSALS)
@@ -317,7 +317,7 @@ def _unverified(task: SearchTask, ids: Sequence[str], pairs: NDArray[np.int64]) 
 class VerifyWork:
     """Compare keypoints of pairs {"pair": rows of the list of pending pairs} → one chunk of evidence."""
 
-    holds_lock = True
+    seconds_in_python = 0.004
 
     def __init__(self, task: SearchTask) -> None:
         candidates = read_table(task.pending, PAIRS)

@@ -53,6 +53,16 @@ def test_in_one_process(
     assert search(album, LocalRunner(workers=workers), block=block) == expected
 
 
+def test_with_processes_beside_it(
+    search: Search, album: Path, expected: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So few pairs are not worth a process; here each of them is, and the processes alone do what they can."""
+    monkeypatch.setattr("ndd.local._WORTH", 1e-6)
+    runner = LocalRunner(workers=3)
+    assert search(album, runner, block=3) == expected
+    assert len(runner.helpers) == 2
+
+
 def test_in_any_file_order(search: Search, album: Path, expected: tuple[bytes, bytes], tmp_path: Path) -> None:
     """Directories list their entries in the order of a hash or of creation: make them anew, the other way round."""
     turned = tmp_path / "turned"
