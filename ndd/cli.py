@@ -199,8 +199,21 @@ def _one_thread_each() -> None:
     cv2.setNumThreads(1)
 
 
+def _network_ahead(model: str | None) -> None:
+    """Begin to load the network before the libraries that the command needs beside it are imported."""
+    from ndd.model.runtime import Runtime, load_ahead
+
+    def wanted() -> Runtime | None:
+        from ndd.model.directory import describe, resolve
+
+        return describe(resolve(model)).runtime
+
+    load_ahead(wanted)
+
+
 def _find(arguments: argparse.Namespace) -> int:
     _one_thread_each()
+    _network_ahead(arguments.model)
     from ndd.find import find
     from ndd.local import LocalRunner
 
@@ -233,6 +246,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _embed(arguments: argparse.Namespace) -> int:
     _one_thread_each()
+    _network_ahead(arguments.model)
     from ndd.local import LocalRunner
     from ndd.vectors import embed_files
 

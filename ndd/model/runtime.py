@@ -10,13 +10,14 @@ Nothing here imports torch: a process that only embeds starts without it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,7 +25,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ndd.errors import ConfigError, ModelError
+from ndd.errors import ConfigError, ModelError, NddError
 
 __all__ = [
     "ENGINES",
@@ -37,7 +38,9 @@ __all__ = [
     "chosen",
     "cpu_settings",
     "has_eight_bits",
+    "load_ahead",
     "load_openvino",
+    "loaded",
     "read",
 ]
 
@@ -50,6 +53,9 @@ ENGINES = ("auto", "torch", "openvino")
 made for it, else torch."""
 
 _FIRST_USE = threading.Lock()
+
+_AHEAD: list[tuple[threading.Thread, dict[str, OpenVinoNetwork]]] = []
+"""What `load_ahead` has begun: who loads, and what came of it by the digest of its files."""
 
 _PROCESSOR = Path("/proc/cpuinfo")
 _EIGHT_BITS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
@@ -160,6 +166,32 @@ def cpu_settings(*, streams: int) -> dict[str, Any]:
         # Pinned threads would sit on the cores that decoding wants.
         "ENABLE_CPU_PINNING": False,
     }
+
+
+def load_ahead(wanted: Callable[[], Runtime | None]) -> None:
+    """Begin to load the network that `wanted` names, in a thread: half a second that passes while a command imports what else
+    it needs. What goes wrong is for whoever wants the network to find out."""
+    found: dict[str, OpenVinoNetwork] = {}
+
+    def load() -> None:
+        with contextlib.suppress(NddError):
+            runtime = wanted()
+            if runtime is not None:
+                found[runtime.content] = OpenVinoNetwork(runtime)
+
+    thread = threading.Thread(target=load, name="network")
+    _AHEAD.append((thread, found))
+    thread.start()
+
+
+def loaded(runtime: Runtime) -> OpenVinoNetwork:
+    """The network: the one that was begun ahead, once, or loaded now. Raises ModelError."""
+    while _AHEAD:
+        thread, found = _AHEAD.pop()
+        thread.join()
+        if runtime.content in found:
+            return found[runtime.content]
+    return OpenVinoNetwork(runtime)
 
 
 def load_openvino() -> Any:

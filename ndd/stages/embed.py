@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ndd.model.background import Background
 from ndd.model.directory import ModelDirectory
-from ndd.model.runtime import OpenVinoNetwork
+from ndd.model.runtime import loaded
 
 if TYPE_CHECKING:
     from ndd.model.checkpoint import Checkpoint
@@ -66,7 +66,7 @@ class Embedder:
 def _network(source: Checkpoint | ModelDirectory) -> Network:
     if isinstance(source, ModelDirectory):
         if source.runtime is not None:
-            return OpenVinoNetwork(source.runtime)
+            return loaded(source.runtime)
         from ndd.model import checkpoint
 
         source = checkpoint.load(source.directory)

@@ -6,7 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from ndd.images import to_square
 from ndd.model import checkpoint
 from ndd.model.directory import describe
 from ndd.model.export import export
-from ndd.model.runtime import has_eight_bits, load_openvino
+from ndd.model.runtime import OpenVinoNetwork, Runtime, has_eight_bits, load_ahead, load_openvino, loaded
 from ndd.model.siamese import SiameseEmbedder
 from ndd.stages.embed import MICRO_BATCH, Embedder
 from tests.samples import photographs
@@ -232,6 +234,45 @@ def test_several_threads_may_be_the_first_to_use_it(exported: Path) -> None:
     for _ in range(4):  # one in four hung
         done = subprocess.run([sys.executable, "-c", code, str(exported)], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
+
+
+def test_what_was_loaded_ahead_is_used_once_and_for_its_own_directory(
+    exported: Path, canvases: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = described(exported)
+    made: list[str] = []
+    whole = OpenVinoNetwork.__init__
+
+    def noted(network: OpenVinoNetwork, of: Runtime) -> None:
+        made.append(threading.current_thread().name)
+        whole(network, of)
+
+    monkeypatch.setattr(OpenVinoNetwork, "__init__", noted)
+    here = threading.current_thread().name
+    expected = loaded(runtime)(canvases[:MICRO_BATCH])
+    load_ahead(lambda: described(exported))
+    assert (loaded(runtime)(canvases[:MICRO_BATCH]) == expected).all()
+    assert made == [here, "network"]
+    loaded(runtime)
+    assert made == [here, "network", here], "a network belongs to who asked first"
+    load_ahead(lambda: described(exported))
+    loaded(replace(runtime, content="of another"))
+    assert made[3:] == ["network", here]
+
+
+def test_what_goes_wrong_ahead_is_found_out_by_who_needs_it(exported: Path) -> None:
+    def missing() -> Runtime:
+        raise ModelError("no such model")
+
+    for wanted in (missing, lambda: None):
+        load_ahead(wanted)
+        assert isinstance(loaded(described(exported)), OpenVinoNetwork)
+
+
+def described(directory: Path) -> Runtime:
+    runtime = describe(directory).runtime
+    assert runtime is not None
+    return runtime
 
 
 def test_without_the_package_torch_makes_the_vectors(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
