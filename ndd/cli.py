@@ -7,11 +7,12 @@ before the arguments are understood.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ndd import threshold_cli
@@ -199,9 +200,10 @@ def _one_thread_each() -> None:
     cv2.setNumThreads(1)
 
 
-def _network_ahead(model: str | None) -> None:
+@contextlib.contextmanager
+def _network_ahead(model: str | None) -> Iterator[None]:
     """Begin to load the network before the libraries that the command needs beside it are imported."""
-    from ndd.model.runtime import Runtime, load_ahead
+    from ndd.model.runtime import Runtime, forget_ahead, load_ahead
 
     def wanted() -> Runtime | None:
         from ndd.model.directory import describe, resolve
@@ -209,16 +211,20 @@ def _network_ahead(model: str | None) -> None:
         return describe(resolve(model)).runtime
 
     load_ahead(wanted)
+    try:
+        yield
+    finally:
+        forget_ahead()
 
 
 def _find(arguments: argparse.Namespace) -> int:
     _one_thread_each()
-    _network_ahead(arguments.model)
-    from ndd.find import find
-    from ndd.local import LocalRunner
+    with _network_ahead(arguments.model):
+        from ndd.find import find
+        from ndd.local import LocalRunner
 
-    runner = LocalRunner(workers=arguments.workers)
-    return report_found(find(request_of(arguments, workers=runner.workers), runner), arguments)
+        runner = LocalRunner(workers=arguments.workers)
+        return report_found(find(request_of(arguments, workers=runner.workers), runner), arguments)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -246,12 +252,12 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _embed(arguments: argparse.Namespace) -> int:
     _one_thread_each()
-    _network_ahead(arguments.model)
-    from ndd.local import LocalRunner
-    from ndd.vectors import embed_files
+    with _network_ahead(arguments.model):
+        from ndd.local import LocalRunner
+        from ndd.vectors import embed_files
 
-    runner = LocalRunner(workers=arguments.workers)
-    return report_embedded(embed_files(arguments.paths, arguments.out, runner, model=arguments.model), arguments)
+        runner = LocalRunner(workers=arguments.workers)
+        return report_embedded(embed_files(arguments.paths, arguments.out, runner, model=arguments.model), arguments)
 
 
 def report_embedded(embedded: Embedded, arguments: argparse.Namespace) -> int:

@@ -29,6 +29,7 @@ from ndd.errors import NothingReadable
 from ndd.files import TEMPORARY, atomic_path
 from ndd.home import home
 from ndd.model.directory import ModelDirectory, describe, resolve
+from ndd.model.runtime import forget_ahead
 from ndd.parquet import write_table
 from ndd.runs import PRIVATE, Output, State, code_version, open_output, read_run, stage_key
 from ndd.stages.album import fresh_rows
@@ -160,6 +161,7 @@ def find(request: FindRequest, runner: Runner) -> dict[str, Any]:
     )
     with open_output(request.out, key=key, overwrite=request.overwrite) as output:
         if output.state is State.REUSE:
+            forget_ahead()
             return read_run(output.directory)
         run = _Search(request, runner, output, model, listing)
         result = run.run()
@@ -269,6 +271,8 @@ class _Search:
             left = np.ones(len(manifest), bool)
             left[done] = False
             pending = manifest.select(["path", "uri", "size", "mtime_ns"]).filter(pa.array(left))
+            if not len(pending):
+                forget_ahead()
         block = self.request.block or block_size(len(manifest))
         with self._timed("embed"):
             return self.runner.map(EmbedWork, self.task, pending, block=block), len(done)

@@ -4,6 +4,7 @@ holds it there is one thread, and processes beside it (`ndd.processes`) where th
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -16,8 +17,12 @@ from ndd.processes import Helper, HelperLost
 
 __all__ = ["LocalRunner"]
 
-_WORTH = 0.25
-"""Seconds of work for which a process is started: it needs .35 to be ready, on a core that would have had nothing to do."""
+_WORTH = 0.4
+"""Seconds of work for which a process is started: about what it needs to be ready, on a core that would have nothing to do."""
+_MOST = 16
+"""Processes at most: each holds some 60 MiB of its own."""
+_LOST = 3
+"""So many lost, and no more are started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,8 @@ class _Hand:
 
 
 class LocalRunner:
-    """Runs a search's work on the cores of this machine. helpers: processes that it has started; they end with it."""
+    """Runs a search's work on the cores of this machine. helpers: processes that it has started; they end with it, and serve
+    one `map` at a time: another one at the same time does without."""
 
     engine = "local"
 
@@ -37,6 +43,8 @@ class LocalRunner:
         """workers: threads and processes that work at the same time; None for one per core that this process may use."""
         self.workers = workers or len(os.sched_getaffinity(0))
         self.helpers: list[Helper] = []
+        self._lost = 0
+        self._helping = threading.Lock()
         weakref.finalize(self, _end, self.helpers)
 
     def map(self, work: Callable[[T], Work], task: T, items: Any, *, block: int) -> Tally:
@@ -44,7 +52,28 @@ class LocalRunner:
         tally = Tally(blocks=-(-len(items) // block))
         if not len(items):
             return tally
-        hands = self._hands(work, task, len(items))
+        do, seconds = work(task), getattr(work, "seconds_in_python", None)
+        if seconds is None:
+            hands = [_Hand(f"worker_{at}", do) for at in range(self.workers)]
+        elif self._helping.acquire(blocking=False):
+            try:
+                # Threads that wait for Python's lock cost more than they give: two took 1.7 times the processor time of one
+                # for glances, and longer (docs/LOG.md, "a glance before a look").
+                helpers = self._helpers(work, task, int(len(items) * seconds / _WORTH))
+                self._share([_Hand("worker_0", do), *helpers], items, block, tally)
+            finally:
+                self._helping.release()
+            return tally
+        else:
+            hands = [_Hand("worker_0", do)]
+        self._share(hands, items, block, tally)
+        return tally
+
+    def call(self, function: Callable[[T], dict[str, Any]], task: T) -> dict[str, Any]:
+        """Run `function` here."""
+        return function(task)
+
+    def _share(self, hands: list[_Hand], items: Any, block: int, tally: Tally) -> None:
         free: SimpleQueue[_Hand] = SimpleQueue()
         for hand in hands:
             free.put(hand)
@@ -58,34 +87,24 @@ class LocalRunner:
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
-        return tally
 
-    def call(self, function: Callable[[T], dict[str, Any]], task: T) -> dict[str, Any]:
-        """Run `function` here."""
-        return function(task)
-
-    def _hands(self, work: Callable[[T], Work], task: T, items: int) -> list[_Hand]:
-        # Threads that wait for Python's lock cost more than they give: two took 1.7 times the processor time of one for
-        # glances, and longer (docs/LOG.md, "a glance before a look").
-        do = work(task)
-        seconds: float | None = getattr(work, "seconds_in_python", None)
-        if seconds is None:
-            return [_Hand(f"worker_{at}", do) for at in range(self.workers)]
-        wanted = min(self.workers - 1, int(items * seconds / _WORTH))
+    def _helpers(self, work: Callable[[T], Work], task: T, wanted: int) -> list[_Hand]:
+        """At most `wanted` processes that have been told of the work."""
+        wanted = min(wanted, self.workers - 1, _MOST)
         try:
-            while len(self.helpers) < wanted:
+            while len(self.helpers) < wanted and self._lost < _LOST:
                 self.helpers.append(Helper())
         except OSError:
-            pass  # no process to be had: what there are, or this one alone, do it
-        hands = [_Hand("worker_0", do)]
+            self._lost = _LOST  # no process to be had: what there are, or this one alone, do it
+        told: list[_Hand] = []
         for helper in self.helpers[: max(wanted, 0)]:
             try:
                 helper.take(work, task)
             except HelperLost:
                 self._forget(helper)
             else:
-                hands.append(_Hand(f"process_{len(hands)}", helper))
-        return hands
+                told.append(_Hand(f"process_{len(told) + 1}", helper))
+        return told
 
     def _one(self, free: SimpleQueue[_Hand], chunk: Any) -> tuple[str, int, dict[str, int]]:
         batch = chunk.to_pydict()
@@ -107,6 +126,7 @@ class LocalRunner:
     def _forget(self, helper: Any) -> None:
         if helper in self.helpers:
             self.helpers.remove(helper)
+            self._lost += 1
             helper.close()
 
 

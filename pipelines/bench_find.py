@@ -8,11 +8,13 @@ copies that it does not list (`pipelines.album_copies`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -171,14 +174,15 @@ def candidate_recall(album: Album, out: Path, neighbours: Sequence[int], config:
 
 
 def _spend(arguments: Sequence[str]) -> dict[str, float]:
-    """Run `ndd` with `arguments`; its processor time and that of all it starts, and its peak of memory."""
+    """Run `ndd` with `arguments`; its processor time and its most memory, both with all that it starts."""
     start = time.monotonic()
     with tempfile.TemporaryFile() as said:
         streams = [(os.POSIX_SPAWN_DUP2, said.fileno(), 1), (os.POSIX_SPAWN_DUP2, said.fileno(), 2)]
         child = os.posix_spawn(
             sys.executable, [sys.executable, "-c", _SEARCH, *arguments], os.environ, file_actions=streams
         )
-        _, status, used = os.wait4(child, 0)
+        with _memory_of(child) as most:
+            _, status, used = os.wait4(child, 0)
         code = os.waitstatus_to_exitcode(status)
         if code:
             said.seek(0)
@@ -187,8 +191,33 @@ def _spend(arguments: Sequence[str]) -> dict[str, float]:
     return {
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
         "wall_seconds": round(time.monotonic() - start, 2),
-        "peak_mib": round(used.ru_maxrss / 1024, 1),
+        # Of the search's own process the kernel keeps the peak; of all together the samples know.
+        "peak_mib": round(max(used.ru_maxrss / 1024, *most), 1),
     }
+
+
+@contextlib.contextmanager
+def _memory_of(process: int) -> Iterator[list[float]]:
+    """Samples, five a second, of what a process and all it started hold together: MiB, what they share counted once."""
+    ended, samples = threading.Event(), [0.0]
+
+    def look() -> None:
+        with contextlib.suppress(psutil.Error):
+            whole = psutil.Process(process)
+            while not ended.wait(0.2):
+                held = 0
+                for one in (whole, *whole.children(recursive=True)):
+                    with contextlib.suppress(psutil.Error):
+                        held += one.memory_full_info().pss
+                samples.append(held / 2**20)
+
+    thread = threading.Thread(target=look, name="memory")
+    thread.start()
+    try:
+        yield samples
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _truth(album: Album) -> dict[str, str]:

@@ -25,7 +25,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ndd.errors import ConfigError, ModelError, NddError
+from ndd.errors import ConfigError, ModelError
 
 __all__ = [
     "ENGINES",
@@ -37,6 +37,7 @@ __all__ = [
     "Runtime",
     "chosen",
     "cpu_settings",
+    "forget_ahead",
     "has_eight_bits",
     "load_ahead",
     "load_openvino",
@@ -54,8 +55,8 @@ made for it, else torch."""
 
 _FIRST_USE = threading.Lock()
 
-_AHEAD: list[tuple[threading.Thread, dict[str, OpenVinoNetwork]]] = []
-"""What `load_ahead` has begun: who loads, and what came of it by the digest of its files."""
+_AHEAD: list[_Ahead] = []
+"""What `load_ahead` has begun."""
 
 _PROCESSOR = Path("/proc/cpuinfo")
 _EIGHT_BITS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
@@ -168,29 +169,44 @@ def cpu_settings(*, streams: int) -> dict[str, Any]:
     }
 
 
+class _Ahead(threading.Thread):
+    """Loads a network unless it is told in time that nobody wants it."""
+
+    def __init__(self, wanted: Callable[[], Runtime | None]) -> None:
+        super().__init__(name="network")
+        self._wanted, self.unwanted = wanted, threading.Event()
+        self.found: tuple[str, OpenVinoNetwork] | None = None
+
+    def run(self) -> None:
+        with contextlib.suppress(Exception):
+            runtime = self._wanted()
+            if runtime is not None and not self.unwanted.is_set():
+                self.found = runtime.content, OpenVinoNetwork(runtime)
+
+
 def load_ahead(wanted: Callable[[], Runtime | None]) -> None:
     """Begin to load the network that `wanted` names, in a thread: half a second that passes while a command imports what else
-    it needs. What goes wrong is for whoever wants the network to find out."""
-    found: dict[str, OpenVinoNetwork] = {}
+    it needs. What goes wrong is for whoever wants the network to find out. Where nobody comes to want it: `forget_ahead`."""
+    ahead = _Ahead(wanted)
+    _AHEAD.append(ahead)
+    ahead.start()
 
-    def load() -> None:
-        with contextlib.suppress(NddError):
-            runtime = wanted()
-            if runtime is not None:
-                found[runtime.content] = OpenVinoNetwork(runtime)
 
-    thread = threading.Thread(target=load, name="network")
-    _AHEAD.append((thread, found))
-    thread.start()
+def forget_ahead() -> None:
+    """Nobody wants what was begun ahead. What is past stopping is waited for when the process ends."""
+    for ahead in _AHEAD:
+        ahead.unwanted.set()
+    _AHEAD.clear()
 
 
 def loaded(runtime: Runtime) -> OpenVinoNetwork:
     """The network: the one that was begun ahead, once, or loaded now. Raises ModelError."""
-    while _AHEAD:
-        thread, found = _AHEAD.pop()
-        thread.join()
-        if runtime.content in found:
-            return found[runtime.content]
+    with contextlib.suppress(IndexError):
+        while True:
+            ahead = _AHEAD.pop()
+            ahead.join()
+            if ahead.found is not None and ahead.found[0] == runtime.content:
+                return ahead.found[1]
     return OpenVinoNetwork(runtime)
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from ndd.find import FindRequest, Runner, find
-from ndd.local import LocalRunner
+from ndd.local import LocalRunner, _Hand
+from ndd.processes import HelperLost
+from ndd.stages.work import GlanceWork, VerifyWork
 from ndd.tables import read_groups, read_pairs
 from tests.samples import small_album
 
@@ -54,13 +56,34 @@ def test_in_one_process(
 
 
 def test_with_processes_beside_it(
-    search: Search, album: Path, expected: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+    search: Search,
+    album: Path,
+    model: Path,
+    expected: tuple[bytes, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """So few pairs are not worth a process; here each of them is, and the processes alone do what they can."""
+    """So few pairs are not worth a process; here they are, and the thread of this one is told to do nothing."""
     monkeypatch.setattr("ndd.local._WORTH", 1e-6)
+    monkeypatch.setattr("ndd.local._Hand", only_processes)
     runner = LocalRunner(workers=3)
-    assert search(album, runner, block=3) == expected
-    assert len(runner.helpers) == 2
+    run = find(FindRequest(paths=[album], out=tmp_path / "out", model=model, block=3), runner)
+    assert set(run["workers"]["verify"]) <= {"process_1", "process_2"}
+    assert (
+        (tmp_path / "out" / "pairs.parquet").read_bytes(),
+        (tmp_path / "out" / "groups.parquet").read_bytes(),
+    ) == expected
+
+
+def only_processes(name: str, do: Callable[..., dict[str, int]]) -> _Hand:
+    """A hand of this process that does verification and glances is never free."""
+    if isinstance(do, VerifyWork | GlanceWork):
+
+        def lost(batch: object) -> dict[str, int]:
+            raise HelperLost("told to do nothing")
+
+        return _Hand(name, lost)
+    return _Hand(name, do)
 
 
 def test_in_any_file_order(search: Search, album: Path, expected: tuple[bytes, bytes], tmp_path: Path) -> None:
