@@ -78,17 +78,9 @@ class _Judge:
         self.scorer = Scorer(task.calibration)
 
     def verdicts(self) -> Verdicts:
-        table = self.task.read_candidates()
-        left, right = (table.column(name).to_numpy() for name in ("left", "right"))
-        evidence = self._evidence(left, right, self._known(left, right))
-        scores = self.scorer.score(evidence)
-        prior = estimate_prior(scores, prior=self.scorer.prior)
-        found = _Candidates(left, right, evidence, self.scorer.with_prior(prior).score(evidence))
-        asked, wanted = self.config.threshold, self.config.precision
-        threshold = max(threshold_for_precision(found.scores, wanted), least_score(wanted)) if asked is None else asked
-        rows = [self._row(found, at, threshold) for at in range(len(found.left))]
+        found, prior, threshold = self._scored()
+        rows = self._rows(found, threshold)
         accepted = [row for row in rows if row.duplicate]
-        rows = [row for row in rows if row.duplicate or row.score >= self.config.floor]
         exact = [self._exact(left, right) for left, right in self.copies]
         return Verdicts(
             pairs=rows + exact,
@@ -99,6 +91,27 @@ class _Judge:
             duplicates=len(accepted) + len(exact),
         )
 
+    def _scored(self) -> tuple[_Candidates, float, float]:
+        """The candidates with their scores under the prior that those speak for, that prior, and the threshold."""
+        table = self.task.read_candidates()
+        left, right = (table.column(name).to_numpy() for name in ("left", "right"))
+        evidence = self._evidence(left, right, self._known(left, right))
+        odds = self.scorer.log_odds(evidence)
+        prior = estimate_prior(self.scorer.under(odds), prior=self.scorer.prior)
+        scores = self.scorer.with_prior(prior).under(odds)
+        asked, wanted = self.config.threshold, self.config.precision
+        threshold = max(threshold_for_precision(scores, wanted), least_score(wanted)) if asked is None else asked
+        return _Candidates(left, right, evidence, scores), prior, threshold
+
+    def _rows(self, found: _Candidates, threshold: float) -> list[PairRow]:
+        """Of the pairs that are duplicates, or score as much as is to be kept. Most pairs are neither, and have no row."""
+        worth = found.scores >= min(self.config.floor, threshold)
+        if self.must:
+            pairs = zip(found.left.tolist(), found.right.tolist(), strict=True)
+            worth |= np.fromiter((pair in self.must for pair in pairs), np.bool_, len(worth))
+        rows = (self._row(found, int(at), threshold) for at in np.flatnonzero(worth))
+        return [row for row in rows if row.duplicate or row.score >= self.config.floor]
+
     def _failures(self) -> list[Failure]:
         """Pictures that could be read while they were embedded and not any more, each once."""
         paths = dict(zip(self.ids, self.paths, strict=True))
@@ -107,7 +120,8 @@ class _Judge:
         return [found[path] for path in sorted(found)]
 
     def completing(self) -> Rows:
-        accepted = [row for row in self.verdicts().pairs if row.duplicate and row.relation is not Relation.EXACT]
+        found, _, threshold = self._scored()
+        accepted = [row for row in self._rows(found, threshold) if row.duplicate]
         paths, links = self._links(accepted)
         asked = completions(paths, links, must=self._named(self.must), cannot=self._named(self.cannot))
         at = {path: row for row, path in enumerate(self.paths)}

@@ -101,6 +101,20 @@ def features(evidence: PairEvidence) -> Floats:
     return np.array([_VERIFIED[name](evidence, geometry or GeometricEvidence()) for name in names], np.float64)
 
 
+def _verified(evidence: Sequence[PairEvidence]) -> Floats:
+    """(P, 11), pair by pair."""
+    return np.array([features(e) for e in evidence]).reshape(len(evidence), len(VERIFIED_FEATURES))
+
+
+def _unverified(evidence: Sequence[PairEvidence]) -> Floats:
+    """(P, 3): `features` of pairs without geometry, to the last bit, all at once: there may be a hundred for each picture."""
+    distance, bits, hubness = (
+        np.array([getattr(e, name) for e in evidence], np.float64) for name in ("distance", "hash_bits", "hubness")
+    )
+    cosine = np.minimum(np.maximum(1.0 - distance, 0.0), 1.0)
+    return np.stack([cosine, 1.0 - distance - hubness, np.maximum(0.0, 1.0 - bits / 96.0)], axis=1)
+
+
 DEFAULT_CALIBRATION: Mapping[str, Any] = {
     "version": 1,
     "source": "built-in",
@@ -162,7 +176,7 @@ class _Additive:
 
     def __call__(self, evidence: Sequence[PairEvidence]) -> Floats:
         """(P,) log-odds."""
-        values = np.array([features(e) for e in evidence]).reshape(len(evidence), len(self.known))
+        values = _unverified(evidence) if self.known == UNVERIFIED_FEATURES else _verified(evidence)
         # Column by column: the sum of one pair must not depend on how many are scored with it.
         total = np.full(len(evidence), self.bias)
         for weight, column in zip(self.weights, expand(values, self.known, self.names).T, strict=True):
@@ -210,15 +224,22 @@ class Scorer:
 
     def score(self, evidence: Sequence[PairEvidence]) -> Floats:
         """(P,) float64 in [0, 1]. Identical bytes score 1; a flat picture that is not identical scores 0."""
-        found = np.array([float(e.identical) for e in evidence], np.float64)
-        shift = _logit(self.prior) - _logit(float(self.calibration["prior"]))
+        return self.under(self.log_odds(evidence))
+
+    def log_odds(self, evidence: Sequence[PairEvidence]) -> Floats:
+        """(P,) of the evidence, whatever the prior; ∞ for identical bytes, −∞ for a flat picture that is not identical."""
+        found = np.array([math.inf if e.identical else -math.inf for e in evidence], np.float64)
         open_ = [at for at, e in enumerate(evidence) if not e.identical and not e.flat]
         for linear, seen in ((self._verified, True), (self._unverified, False)):
             rows = [at for at in open_ if (evidence[at].geometry is not None) is seen]
             if rows:
-                total = linear([evidence[at] for at in rows]) + shift
-                found[rows] = [1.0 / (1.0 + math.exp(-min(max(t, -40.0), 40.0))) for t in total.tolist()]
+                found[rows] = linear([evidence[at] for at in rows])
         return found
+
+    def under(self, log_odds_P: Floats) -> Floats:
+        """(P,) scores under this prior of what `log_odds` said."""
+        shift = _logit(self.prior) - _logit(float(self.calibration["prior"]))
+        return np.array([_score(odds, shift) for odds in log_odds_P.tolist()], np.float64)
 
 
 def estimate_prior(scores: npt.ArrayLike, *, prior: float = 0.5) -> float:
@@ -296,6 +317,12 @@ def _same_frame(geometry: GeometricEvidence) -> bool:
     moved = corners @ h.T
     drift = np.abs(moved[:, :2] / moved[:, 2:] - corners[:, :2]).max()
     return bool(drift < 0.02 and geometry.agreement > 0.95 and geometry.difference < 0.03)
+
+
+def _score(odds: float, shift: float) -> float:
+    if math.isinf(odds):
+        return float(odds > 0)
+    return 1.0 / (1.0 + math.exp(-min(max(odds + shift, -40.0), 40.0)))
 
 
 def _logit(p: float) -> float:

@@ -18,6 +18,7 @@ from ndd.verify.score import (
     VERIFIED_FEATURES,
     PairEvidence,
     Scorer,
+    _unverified,
     estimate_prior,
     features,
     least_score,
@@ -143,6 +144,14 @@ def test_features_follow_what_is_known() -> None:
     assert full[VERIFIED_FEATURES.index("inliers")] == pytest.approx(math.log(151))
     assert full[VERIFIED_FEATURES.index("hash")] == 1.0
     assert full[VERIFIED_FEATURES.index("cosine")] == pytest.approx(0.6)
+
+
+@given(st.floats(0.0, 2.0), st.integers(0, 256), st.floats(-1.0, 1.0))
+def test_features_all_at_once_are_those_of_each_pair_to_the_last_bit(
+    distance: float, bits: int, hubness: float
+) -> None:
+    pairs = [PairEvidence(distance=distance, hash_bits=bits, hubness=hubness), PairEvidence(distance=0.3, hash_bits=9)]
+    assert _unverified(pairs).tolist() == [features(pair).tolist() for pair in pairs]
 
 
 def test_what_is_near_to_everything_stands_out_less() -> None:
