@@ -62,6 +62,9 @@ def _cliff(power: _Floats, centres: _Floats) -> float:
 
 _BANDS = 6
 """Frequency bands in an octave; the first one starts at 8 cycles per picture side."""
+_ROWS = 64
+"""Rows of a spectrum in double precision at a time: all of a large picture's would not fit, and one by one they cost more
+time for Python than for sums."""
 _FIRST_BAND = 12
 """The cliff is looked for from 32 cycles per side: below, a picture's contents make cliffs of their own."""
 
@@ -81,14 +84,16 @@ def _spectrum(plane: npt.NDArray[np.float32]) -> tuple[_Floats, _Floats]:
     count = int(np.floor(_BANDS * np.log2(0.5 * side / 8)))
     edges = 8 * 2 ** (np.arange(count + 1) / _BANDS)
     coefficients = cv2.dct(plane - plane.mean())
-    below, number = np.zeros(count + 1), np.zeros(count + 1)  # power and coefficients under each edge
-    for row in range(height):  # row by row: the whole plane in double precision would be large
-        reach = np.sqrt(np.maximum((edges / side) ** 2 - (row / (2 * height)) ** 2, 0.0))
+    below, number = np.zeros((1, count + 1)), np.zeros(count + 1, np.int64)  # power and coefficients under each edge
+    for start in range(0, height, _ROWS):
+        rows = np.arange(start, min(start + _ROWS, height))[:, None]
+        reach = np.sqrt(np.maximum((edges / side) ** 2 - (rows / (2 * height)) ** 2, 0.0))
         ends = np.minimum(np.ceil(reach * 2 * width).astype(np.int64), width)
-        running = np.cumsum(np.square(coefficients[row], dtype=np.float64))
-        below += np.where(ends > 0, running[ends - 1], 0.0)
-        number += ends
-    return np.diff(below) / plane.size / np.diff(number).clip(1), edges[:-1] * 2 ** (0.5 / _BANDS)
+        running = np.cumsum(np.square(coefficients[rows[:, 0]], dtype=np.float64), axis=1)
+        under = np.where(ends > 0, np.take_along_axis(running, np.maximum(ends - 1, 0), axis=1), 0.0)
+        below = np.concatenate([below, under]).sum(axis=0, keepdims=True)
+        number += ends.sum(axis=0)
+    return np.diff(below[0]) / plane.size / np.diff(number).clip(1), edges[:-1] * 2 ** (0.5 / _BANDS)
 
 
 def _noise_variance(plane: npt.NDArray[np.float32]) -> float:
