@@ -18,6 +18,8 @@ _FILE = "file://"
 
 def uri_to_text(uri: str) -> str:
     """`uri` as UTF-8 text on one line; `text_to_uri` gives it back unchanged."""
+    if uri.isascii() and uri.isprintable() and not uri.startswith(_FILE):
+        return uri  # nearly all: looking at each character takes longer than asking for the file's size
     if uri.startswith(_FILE) or any(unicodedata.category(c) in ("Cc", "Cs") for c in uri):
         return _FILE + quote(os.fsencode(uri))
     return uri

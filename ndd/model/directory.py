@@ -7,7 +7,6 @@ hands out work starts quickly; `ndd.model.checkpoint` loads and saves the networ
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any
 
 from ndd.config import ModelConfig, json_digest
 from ndd.errors import ConfigError, ModelError
+from ndd.files import digest_of
 from ndd.model.background import BACKGROUND
 from ndd.model.runtime import Runtime, chosen
 
@@ -99,13 +99,13 @@ def describe(directory: str | os.PathLike[str], *, engine: str | None = None) ->
     except ConfigError as error:
         raise ModelError(f"{error}; this model directory is of another version of ndd") from error
     calibration = _read_json(source / CALIBRATION) if (source / CALIBRATION).is_file() else None
-    content = hashlib.sha256((source / WEIGHTS).read_bytes()).hexdigest()
+    content = digest_of(source / WEIGHTS)
     preprocessing: dict[str, Any] = dict(PREPROCESSING)
     runtime = chosen(source, source=source_digest(source), engine=engine)
     if runtime is not None:
         preprocessing["precision"] = f"{runtime.precision} by {runtime.engine}, stored as fp16: {runtime.content}"
     if (source / BACKGROUND).is_file():
-        preprocessing["background"] = hashlib.sha256((source / BACKGROUND).read_bytes()).hexdigest()
+        preprocessing["background"] = digest_of(source / BACKGROUND)
     return ModelDirectory(
         directory=source,
         config=config,
@@ -119,7 +119,7 @@ def describe(directory: str | os.PathLike[str], *, engine: str | None = None) ->
 
 def source_digest(directory: Path) -> str:
     """sha256 of the config and the weights: what an exported network was made from."""
-    return hashlib.sha256((directory / CONFIG).read_bytes() + (directory / WEIGHTS).read_bytes()).hexdigest()
+    return digest_of(directory / CONFIG, directory / WEIGHTS)
 
 
 def _existing(directory: Path, origin: str) -> Path:

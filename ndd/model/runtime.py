@@ -11,7 +11,6 @@ Nothing here imports torch: a process that only embeds starts without it.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import json
 import os
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ndd.errors import ConfigError, ModelError
+from ndd.files import digest_of
 
 __all__ = [
     "ENGINES",
@@ -148,13 +148,10 @@ def read(directory: Path, *, source: str) -> Runtime | None:
 
 def content_digest(place: Path) -> str:
     """sha256 of the exported files; raises ModelError if one is missing."""
-    whole = hashlib.sha256()
-    for name in (NETWORK, NETWORK.replace(".xml", ".bin")):
-        try:
-            whole.update((place / name).read_bytes())
-        except OSError as error:
-            raise ModelError(f"{place / name}: {error.strerror}; remove {RUNTIME}/ or export again") from error
-    return whole.hexdigest()
+    try:
+        return digest_of(place / NETWORK, place / NETWORK.replace(".xml", ".bin"))
+    except OSError as error:
+        raise ModelError(f"{error.filename}: {error.strerror}; remove {RUNTIME}/ or export again") from error
 
 
 def cpu_settings(*, streams: int) -> dict[str, Any]:
