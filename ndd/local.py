@@ -52,21 +52,19 @@ class LocalRunner:
         tally = Tally(blocks=-(-len(items) // block))
         if not len(items):
             return tally
-        do, seconds = work(task), getattr(work, "seconds_in_python", None)
-        if seconds is None:
-            hands = [_Hand(f"worker_{at}", do) for at in range(self.workers)]
-        elif self._helping.acquire(blocking=False):
-            try:
-                # Threads that wait for Python's lock cost more than they give: two took 1.7 times the processor time of one
-                # for glances, and longer (docs/LOG.md, "a glance before a look").
-                helpers = self._helpers(work, task, int(len(items) * seconds / _WORTH))
-                self._share([_Hand("worker_0", do), *helpers], items, block, tally)
-            finally:
+        do = work(task)
+        seconds: float | None = getattr(work, "seconds_in_python", None)
+        # Threads that wait for Python's lock cost more than they give: two took 1.7 times the processor time of one for
+        # glances, and longer (docs/LOG.md, "a glance before a look").
+        hands = [_Hand(f"worker_{at}", do) for at in range(self.workers if seconds is None else 1)]
+        helping = seconds is not None and self._helping.acquire(blocking=False)
+        try:
+            if helping and seconds is not None:
+                hands += self._told(work, task, int(len(items) * seconds / _WORTH))
+            self._share(hands, items, block, tally)
+        finally:
+            if helping:
                 self._helping.release()
-            return tally
-        else:
-            hands = [_Hand("worker_0", do)]
-        self._share(hands, items, block, tally)
         return tally
 
     def call(self, function: Callable[[T], dict[str, Any]], task: T) -> dict[str, Any]:
@@ -88,7 +86,7 @@ class LocalRunner:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
 
-    def _helpers(self, work: Callable[[T], Work], task: T, wanted: int) -> list[_Hand]:
+    def _told(self, work: Callable[[T], Work], task: T, wanted: int) -> list[_Hand]:
         """At most `wanted` processes that have been told of the work."""
         wanted = min(wanted, self.workers - 1, _MOST)
         try:

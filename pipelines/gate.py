@@ -209,7 +209,8 @@ def _false_of_descriptor(champion: _Seen, challenger: _Seen, draws: NDArray[np.i
 
     The threshold is set anew in every draw: it hangs on the score of a single pair, and with it the count may jump by half
     between two models that differ in nothing that matters. And neither model chooses the recall alone: where one's own
-    precision has just 99 %, its count is low by choice, and equal models would seem worse in 55 % of the draws.
+    precision has just 99 %, its count is low by choice, and models that differed by made-up noise alone seemed worse in 55 %
+    of the draws (docs/LOG.md, "a gate that chance can close").
     """
     rankings = [seen.ranked.weighted() for seen in (champion, challenger)]
     found = np.zeros((2, len(draws)))

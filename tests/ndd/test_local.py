@@ -150,13 +150,22 @@ def test_a_process_that_is_lost_takes_no_work_with_it(tmp_path: Path) -> None:
     assert len(runner.helpers) == 1, "another in its place"
 
 
-def test_not_for_ever_are_new_ones_started(tmp_path: Path) -> None:
+def test_not_for_ever_are_new_ones_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Helper] = []
+
+    def start() -> Helper:
+        started.append(Helper())
+        return started[-1]
+
+    monkeypatch.setattr("ndd.local.Helper", start)
     runner = LocalRunner(workers=2)
     for turn in range(4):
         if turn == 3:
-            (tmp_path / "3").touch()  # nobody will
-        runner.map(InPython, (HERE, "dies", tmp_path / str(turn)), ITEMS, block=2)
+            (tmp_path / "3").touch()  # no process will
+        tally = runner.map(InPython, (HERE, "dies", tmp_path / str(turn)), ITEMS, block=2)
+        assert tally.counts["items"] == 40
         assert runner.helpers == []
+    assert len(started) == 3
 
 
 def test_without_a_python_to_start_it_is_done_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +239,7 @@ class Sleeps:
 
 
 PARENT = """
-import sys, threading
+import sys
 from pathlib import Path
 from ndd.processes import Helper
 from tests.ndd.test_local import Sleeps

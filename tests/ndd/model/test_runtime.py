@@ -24,7 +24,7 @@ from ndd.images import to_square
 from ndd.model import checkpoint
 from ndd.model.directory import describe
 from ndd.model.export import export
-from ndd.model.runtime import OpenVinoNetwork, Runtime, has_eight_bits, load_ahead, load_openvino, loaded
+from ndd.model.runtime import OpenVinoNetwork, Runtime, forget_ahead, has_eight_bits, load_ahead, load_openvino, loaded
 from ndd.model.siamese import SiameseEmbedder
 from ndd.stages.embed import MICRO_BATCH, Embedder
 from tests.samples import photographs
@@ -267,6 +267,26 @@ def test_what_goes_wrong_ahead_is_found_out_by_who_needs_it(exported: Path) -> N
     for wanted in (missing, lambda: None):
         load_ahead(wanted)
         assert isinstance(loaded(described(exported)), OpenVinoNetwork)
+
+
+def test_what_nobody_wants_is_not_loaded(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answer, made = threading.Event(), threading.Event(), []
+    monkeypatch.setattr(OpenVinoNetwork, "__init__", lambda network, of: made.append(threading.current_thread().name))
+
+    def wanted() -> Runtime:
+        asked.set()
+        assert answer.wait(60)
+        return described(exported)
+
+    load_ahead(wanted)
+    assert asked.wait(60)
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "network"]
+    forget_ahead()
+    answer.set()
+    thread.join(60)
+    assert made == []
+    loaded(described(exported))
+    assert made == [threading.current_thread().name], "whoever wants it after all loads it"
 
 
 def described(directory: Path) -> Runtime:
