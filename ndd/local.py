@@ -3,7 +3,6 @@ holds it there is one thread, and processes beside it (`ndd.processes`) where th
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
+from ndd.cores import cores
 from ndd.find import T, Tally, Work, chunk_size
 from ndd.processes import Helper, HelperLost
 
@@ -41,7 +41,7 @@ class LocalRunner:
 
     def __init__(self, *, workers: int | None = None) -> None:
         """workers: threads and processes that work at the same time; None for one per core that this process may use."""
-        self.workers = workers or len(os.sched_getaffinity(0))
+        self.workers = workers or cores()
         self.helpers: list[Helper] = []
         self._lost = 0
         self._helping = threading.Lock()

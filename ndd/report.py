@@ -21,6 +21,7 @@ import cv2
 import jinja2
 from markupsafe import Markup, escape
 
+from ndd.cores import cores
 from ndd.errors import DecodeError, InputError
 from ndd.files import atomic_path, make_directory
 from ndd.images import decode, fit_within, read_file
@@ -114,7 +115,7 @@ def write_report(
     make_directory(directory / "report" if pages > 1 else directory)
     head = head_view(run, groups, failures)
     renderer = _Renderer()
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(4, cores())) as pool:
         for page in range(1, pages + 1):
             part = groups[(page - 1) * page_size : page * page_size]
             shared = {

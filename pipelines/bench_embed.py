@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ndd.cores import cores
 from ndd.errors import NddError, UsageError
 from ndd.model.directory import describe, resolve
 from pipelines import bench_peers
@@ -89,7 +90,7 @@ def measure(
     runtime = "torch, fp32" if said.runtime is None else f"{said.runtime.engine}, {said.runtime.precision}"
     figures: dict[str, Any] = {
         "images": len(pictures),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "model": {"image_size": said.config.image_size, "backbone": said.config.backbone, "runtime": runtime},
         "tools": {},
     }

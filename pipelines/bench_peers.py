@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ndd.cores import cores
 from ndd.errors import NddError
 from ndd.metrics.retrieval import ScoreRows
 
@@ -112,7 +113,7 @@ def fastdup(paths: Sequence[Path], *, threads: int | None = None) -> Neighbours:
     with tempfile.TemporaryDirectory(prefix="ndd-peer-") as scratch:
         listing, out = Path(scratch) / "list.txt", Path(scratch) / "out"
         listing.write_text("\n".join(str(path.resolve()) for path in paths) + "\n", encoding="utf-8")
-        workers = threads or len(os.sched_getaffinity(0))
+        workers = threads or cores()
         seconds = _run(python, _FASTDUP, listing, out, NEIGHBOURS, THRESHOLD, workers, home=Path(scratch))
         position = {str(path.resolve()): at for at, path in enumerate(paths)}
         with (out / "similarity.csv").open(newline="", encoding="utf-8") as file:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ndd.cores import cores
 from ndd.errors import NddError
 from pipelines.album import Album
 from pipelines.bench_serve_load import Call, Seen, form, load
@@ -151,7 +152,7 @@ def measure(
             seen.setdefault("batch", Seen()).merge(_batch(ours, work))
             seen.setdefault("bare", Seen()).merge(bare.run(seconds))
     figures = {name: of.figures() for name, of in seen.items()}
-    return {"cores": len(os.sched_getaffinity(0)), "kept": filled.figures(), "measured": figures, "held": _held(seen)}
+    return {"cores": cores(), "kept": filled.figures(), "measured": figures, "held": _held(seen)}
 
 
 def _fill_seconds(work: Workload) -> float:

@@ -26,6 +26,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from ndd.cores import cores
 from ndd.data.pack import store_pack
 from ndd.errors import StoreError
 from ndd.training.config import TrainConfig
@@ -294,7 +295,7 @@ def _put(path: Path, text: str) -> None:
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+    return cores()
 
 
 def _blobs(count: int, size: int) -> Iterator[tuple[ImageId, str, NDArray[np.uint8]]]:

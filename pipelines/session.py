@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any
 
+from ndd.cores import cores
+
 __all__ = ["default_workers", "ray_session", "share_of_cpu"]
 
 _OBJECT_STORE = 128 * 2**20
@@ -68,7 +70,7 @@ def ray_session(*, workers: int) -> Iterator[None]:
 
 def default_workers() -> int:
     """One per core that this process may use, at least two: fewer would not be distributed."""
-    return max(2, len(os.sched_getaffinity(0)))
+    return max(2, cores())
 
 
 def share_of_cpu(workers: int) -> float:
@@ -89,7 +91,7 @@ def _private(workers: int) -> Iterator[None]:
     directory = tempfile.mkdtemp(prefix="ndd-ray-", dir=parent if len(parent) < 24 else "/tmp")
     try:
         with _connected(
-            num_cpus=max(workers + 1, os.cpu_count() or 1),
+            num_cpus=max(workers + 1, cores()),
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE,
             _node_ip_address="127.0.0.1",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import threading
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ndd.cores import cores
 from ndd.errors import ModelError
 from ndd.images import to_square
 from ndd.model import checkpoint
@@ -115,7 +115,7 @@ def _fit_on_ray(
             run=out,
             teacher=args.teacher and args.teacher.absolute(),
             init=args.init and args.init.absolute(),
-            threads=args.threads or max(1, (os.cpu_count() or 1) // args.workers),
+            threads=args.threads or max(1, cores() // args.workers),
             streaming=streaming if args.stream == "ray" else None,
             save_seconds=args.save_seconds,
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from ndd.config import Config, DecodeLimits, FindConfig, check
+from ndd.cores import cores
 from ndd.home import home
 
 __all__ = ["Limits", "Review", "Settings", "UrlFetching"]
@@ -185,7 +186,7 @@ class Settings(Config):
     @property
     def worker_threads(self) -> int:
         """Threads that work on pictures."""
-        return self.threads or len(os.sched_getaffinity(0))
+        return self.threads or cores()
 
 
 _TEXT = ("model", "index", "challenger", "keys")

@@ -24,6 +24,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ndd.config import DecodeLimits, json_digest
+from ndd.cores import cores
 from ndd.data.scan import Source
 from ndd.errors import DecodeError, InputError, NothingReadable, SchemaError
 from ndd.files import atomic_path, make_directory
@@ -76,7 +77,7 @@ def write_pack(
     failures: list[Failure] = []
 
     def readable() -> Iterator[tuple[ImageId, str, NDArray[np.uint8]]]:
-        workers = threads or len(os.sched_getaffinity(0))
+        workers = threads or cores()
         for source, found in _decoded(sorted(sources), size, limits or DecodeLimits(), workers, read):
             if isinstance(found, Failure):
                 failures.append(found)

@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from ndd.cores import cores
 from ndd.data.pack import Pack, store_pack
 from ndd.errors import InputError, SchemaError
 from ndd.files import atomic_path, make_directory
@@ -109,7 +110,7 @@ def _encoded(pack: Pack) -> Iterator[tuple[str, str, bytes]]:
         Image.fromarray(np.asarray(pack.images[row])).save(buffer, "WEBP", quality=_QUALITY, method=4)
         return buffer.getvalue()
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="ndd-parts") as pool:
+    with ThreadPoolExecutor(cores(), thread_name_prefix="ndd-parts") as pool:
         for start in range(0, len(pack.ids), _WINDOW):
             rows = range(start, min(start + _WINDOW, len(pack.ids)))
             for row, picture in zip(rows, pool.map(encode, rows), strict=True):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from ndd.cores import cores
 from ndd.data.scan import Source, scan
 from ndd.detector import Decoded, Detector
 from ndd.errors import ConflictError, DecodeError, NothingReadable, SchemaError
@@ -52,7 +53,7 @@ def fill(
     """
     sources, failures = scan(paths)
     filled = Filled(paths=paths, failures=failures)
-    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(workers or cores()) as pool:
         for start in range(0, len(sources), _BLOCK):
             block = sources[start : start + _BLOCK]
             read = pool.map(lambda source: _read(store, detector, source, prefix + source.path), block)

@@ -24,6 +24,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ndd.cores import cores
 from ndd.errors import ConfigError, ModelError
 from ndd.files import digest_of
 
@@ -227,7 +228,7 @@ class OpenVinoNetwork:
         openvino = load_openvino()
         try:
             self._compiled = openvino.Core().compile_model(
-                str(runtime.directory / NETWORK), "CPU", cpu_settings(streams=len(os.sched_getaffinity(0)))
+                str(runtime.directory / NETWORK), "CPU", cpu_settings(streams=cores())
             )
         except RuntimeError as error:
             first = str(error).strip().partition("\n")[0]

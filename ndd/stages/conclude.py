@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ndd.cores import cores
 from ndd.data.uris import text_to_uri
 from ndd.errors import DecodeError
 from ndd.files import make_directory
@@ -65,7 +65,7 @@ def _suggest(task: SearchTask, album: Album, verdicts: Verdicts) -> list[GroupRo
     rows = sorted({at[path] for group in verdicts.groups for path in group})
     facts = dict(zip(rows, album.table.take(pa.array(rows, pa.int64())).to_pylist(), strict=True))
     first = {facts[row]["id"]: row for row in reversed(rows)}  # copies of the same bytes are measured once
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         details = dict(zip(first, pool.map(lambda row: _detail(task, facts[row]), first.values()), strict=True))
     shares, odd = (
         parts(verdicts.pairs),
