@@ -28,6 +28,7 @@ COMMANDS = {
     "promote": "make a challenger the champion, if it takes nothing away; or go back",
     "calibrate": "fit the probabilities of a model's scores",
     "export": "write the network of a model directory for the processor, in 8-bit integers",
+    "glances": "learn what a glance makes of two pictures, from photographs",
     "words": "learn the vocabulary of visual words that comes with ndd",
     "bench": "measure a model on an album with known truth",
     "loop": "find, ask, learn, promote: the whole loop once, the truth of an album in the place of people",

@@ -16,7 +16,17 @@ from ndd.index.base import cosine_distance
 from ndd.index.flat import FlatIndex
 from ndd.stages.votes import LOUD, Votes
 
-__all__ = ["ASKED", "QUALITY", "SURE", "Matcher", "merge", "merge_promises", "pair_distances", "pair_hash_bits"]
+__all__ = [
+    "ASKED",
+    "QUALITY",
+    "SURE",
+    "Matcher",
+    "merge",
+    "merge_promises",
+    "pair_distances",
+    "pair_hash_bits",
+    "pair_standout",
+]
 
 Rows = NDArray[np.int64]
 
@@ -28,11 +38,11 @@ SURE = np.inf
 """What a pair promises that is worth a look whatever a glance would say."""
 
 ASKED = 0.6
-"""What a pair has to promise for a glance. A promise counts like keypoints that lie alike (`ndd.verify.glance.LEAST`): …"""
+"""What a pair has to promise for a glance: …"""
 _STANDING = 6.0
-"""… so many for two vectors that are nearer by 1 than strangers are, …"""
+"""… so much for two vectors that are nearer by 1 than strangers are, …"""
 _MOST_VOTES = 4.0
-"""… one for each vote, up to these, …"""
+"""… 1 for each vote, up to these, …"""
 _SILENT = 1.0
 """… and this where one of the pictures has too few keypoints to vote."""
 
@@ -115,7 +125,7 @@ class _Pool:
         pairs = np.unique(pairs, axis=0)
         left, right = pairs.T
         heard = ballot.of(left, right)
-        standout = 1.0 - pair_distances(of._vectors, left, right) - of._hubness[pairs].mean(axis=1)
+        standout = pair_standout(of._vectors, of._hubness, left, right)
         silent = votes.silent(left) | votes.silent(right)
         promise = _STANDING * standout
         promise += np.where(silent, np.maximum(heard, _SILENT), np.minimum(heard, _MOST_VOTES))
@@ -192,6 +202,14 @@ def pair_distances(vectors_MD: NDArray[np.float16], left_P: Rows, right_P: Rows)
         for start in range(0, len(left_P), 8192)
     ]
     return np.concatenate([np.zeros(0), *parts])
+
+
+def pair_standout(
+    vectors_MD: NDArray[np.float16], hubness_M: NDArray[np.floating], left_P: Rows, right_P: Rows
+) -> NDArray[np.float64]:
+    """(P,) by how much the two of each pair are nearer than they are to strangers: cosine less the mean of both hubnesses."""
+    crowd = (hubness_M[left_P] + hubness_M[right_P]) / 2.0
+    return np.asarray(1.0 - pair_distances(vectors_MD, left_P, right_P) - crowd, np.float64)
 
 
 def pair_hash_bits(hashes_MF32: NDArray[np.uint8], left_P: Rows, right_P: Rows) -> tuple[Rows, NDArray[np.bool_]]:

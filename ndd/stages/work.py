@@ -22,7 +22,7 @@ from ndd.parquet import read_table, write_table
 from ndd.stages.album import Album, load_album, write_album
 from ndd.stages.chunks import EVIDENCE, FAILED, PAIRS, PROPOSALS, ROWS
 from ndd.stages.decode import Decoder, Reading
-from ndd.stages.match import SURE, Matcher, merge, merge_promises, pair_distances, pair_hash_bits
+from ndd.stages.match import SURE, Matcher, merge, merge_promises, pair_distances, pair_hash_bits, pair_standout
 from ndd.stages.task import SearchTask
 from ndd.stages.verify import KeypointStore, compare, needs_keypoints, to_text
 from ndd.stages.votes import Votes, write_votes
@@ -219,28 +219,31 @@ class GlanceWork:
         proposed = read_table(task.proposed, PROPOSALS)
         self._left, self._right = (proposed.column(name).to_numpy() for name in ("left", "right"))
         self._promise = proposed.column("promise").to_numpy()
-        self._ids = task.album().texts("id")
+        album = task.album()
+        self._ids = album.texts("id")
         self._voters, self._store = task.voter_store(), task.seen_store()
+        self._vectors, self._hubness = album.vectors, album.table.column("hubness").to_numpy()
         self._keypoints = lru_cache(_KEPT)(
             self._voters.get
         )  # the list is sorted: most pictures are seen several times in a row
 
     def __call__(self, batch: Batch) -> Counts:
         """Counts: pairs, left (of them)."""
-        kept = [at for at in map(int, batch["pair"]) if self._worth_a_look(at)]
+        asked = np.asarray(batch["pair"], np.int64)
+        standout = pair_standout(self._vectors, self._hubness, self._left[asked], self._right[asked])
+        kept = [at for at, out in zip(asked.tolist(), standout.tolist(), strict=True) if self._worth_a_look(at, out)]
         rows = {"left": self._left[kept].tolist(), "right": self._right[kept].tolist()}
         self._store.write(rows, of=batch["pair"])
         return {"pairs": len(batch["pair"]), "left": len(kept)}
 
-    def _worth_a_look(self, at: int) -> bool:
-        promise = float(self._promise[at])
-        if promise == SURE:
+    def _worth_a_look(self, at: int, standout: float) -> bool:
+        if self._promise[at] == SURE:
             return True
         ids = [self._ids[int(side[at])] for side in (self._left, self._right)]
         if not all(id in self._voters for id in ids):
             return True  # flat, or not to be read any more: not for a glance to decide
         left, right = (self._keypoints(id) for id in ids)
-        return left is None or right is None or glance(left, right) + promise >= LEAST
+        return left is None or right is None or glance(left, right, standout=standout) >= LEAST
 
 
 def _extract_missing(store: KeypointStore, album: Album, rows: NDArray[np.int64], decoder: Decoder) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,7 +21,7 @@ from ndd.verify.guide import COSINE, Guide
 from ndd.verify.keypoints import DESCRIPTOR_NORM, Keypoints
 from ndd.verify.whole import guess_turn
 
-__all__ = ["GeometricEvidence", "rank", "supporters", "verify"]
+__all__ = ["Alike", "GeometricEvidence", "lie_alike", "rank", "verify"]
 
 Matrix = npt.NDArray[np.float64]
 Complex = npt.NDArray[np.complex64]
@@ -156,16 +156,51 @@ def _attempt(a: Keypoints, b: Keypoints, *, seed: int) -> GeometricEvidence:
     return dataclasses.replace(evidence, likeness=round(float(np.clip(near, 0.0, 1.0).mean()), 4))
 
 
-def supporters(a: Keypoints, b: Keypoints) -> int:
-    """At how many places of `a` there are keypoints that agree with the best similarity from `a` to `b`; 0 for none."""
+class Alike(NamedTuple):
+    """What lies alike in two pictures: the matches that agree with the best similarity from one to the other; 0 for none.
+
+    places: how many different places of the first. likeness: mean cosine of their descriptors. worth: log(1 + Σ e^(−d²/50000))
+    of their distances (the votes' measure, `ndd.stages.votes`). narrow, wide: how far they are spread in the picture where
+    they lie closer together and in the other, standard deviation as a share of the longer side. disorder: standard deviation
+    of the logarithm of how much each keypoint is larger in the second.
+    """
+
+    places: int = 0
+    likeness: float = 0.0
+    worth: float = 0.0
+    narrow: float = 0.0
+    wide: float = 0.0
+    disorder: float = 0.0
+
+
+def lie_alike(a: Keypoints, b: Keypoints) -> Alike:
+    """What lies alike in `a` and `b`."""
     if len(a) < 2 or len(b) < 2:
-        return 0
-    matches = _matches(a, b, _places(a), _places(b), _cosines(a, b))
-    return len(np.unique(matches.left[best_similarity(matches)])) if len(matches) else 0
+        return Alike()
+    cosine = _cosines(a, b)
+    rows, columns = _tentative(cosine)
+    if not len(rows):
+        return Alike()
+    matches = _paired(a, b, _places(a), _places(b), rows, columns)
+    agreeing = best_similarity(matches)
+    near = cosine[rows[agreeing], columns[agreeing]].astype(np.float64)
+    left, right = matches.left[agreeing], matches.right[agreeing]
+    spread = sorted(float(np.std(side.astype(np.complex128))) for side in (left, right))
+    return Alike(
+        places=len(np.unique(left)),
+        likeness=float(near.mean()),
+        worth=float(np.log1p(np.exp((near - 1.0) * (2.0 * DESCRIPTOR_NORM**2 / 50_000.0)).sum())),
+        narrow=spread[0],
+        wide=spread[1],
+        disorder=float(np.std(np.log(np.abs(matches.zoom[agreeing]).astype(np.float64)))),
+    )
 
 
 def _matches(a: Keypoints, b: Keypoints, left: Complex, right: Complex, cosine: Floats) -> Matches:
-    rows, columns = _tentative(cosine)
+    return _paired(a, b, left, right, *_tentative(cosine))
+
+
+def _paired(a: Keypoints, b: Keypoints, left: Complex, right: Complex, rows: Indices, columns: Indices) -> Matches:
     zoom = b.scales[columns] / a.scales[rows] * np.exp(1j * (b.angles[columns] - a.angles[rows]))
     return Matches(left=left[rows], right=right[columns], zoom=zoom.astype(np.complex64))
 

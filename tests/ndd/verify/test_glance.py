@@ -7,10 +7,11 @@ from itertools import combinations, product
 
 import cv2
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
-from ndd.verify.geometry import supporters
-from ndd.verify.glance import FEW, LEAST, glance
+from ndd.verify.geometry import Alike, lie_alike
+from ndd.verify.glance import FEATURES, FEW, LEAST, evidence, glance
 from ndd.verify.keypoints import VOTERS, VOTING_SIDE, Keypoints, extract, grey_within
 from tests.samples import photographs
 
@@ -36,11 +37,12 @@ EDITS = {
 
 
 def test_copies_are_worth_a_look_from_either_side() -> None:
+    """Also where their vectors are no nearer than strangers'."""
     missed = set()
     for (name, pixels), edit in product(photographs().items(), EDITS):
         left, right = voters(pixels), voters(np.asarray(EDITS[edit](pixels), np.uint8))
-        assert glance(left, right) == glance(right, left)
-        if glance(left, right) < LEAST:
+        assert glance(left, right, standout=0.0) == glance(right, left, standout=0.0)
+        if glance(left, right, standout=0.0) < LEAST:
             missed.add((name, edit))
     assert missed <= {("rocket", "half")}, "mist and a tower: few keypoints, and half of them cut off"
 
@@ -48,9 +50,18 @@ def test_copies_are_worth_a_look_from_either_side() -> None:
 def test_strangers_hardly_ever_are_and_nobody_minds_the_order() -> None:
     seen = {name: voters(pixels) for name, pixels in photographs().items()}
     pairs = list(combinations(seen, 2))
-    kept = [pair for pair in pairs if glance(seen[pair[0]], seen[pair[1]]) >= LEAST]
-    assert [glance(seen[b], seen[a]) for a, b in pairs] == [glance(seen[a], seen[b]) for a, b in pairs]
-    assert len(kept) <= len(pairs) // 10
+    there, back = (
+        [glance(seen[first], seen[second], standout=0.0) for first, second in ordered]
+        for ordered in (pairs, [(b, a) for a, b in pairs])
+    )
+    assert there == back
+    assert sum(odds >= LEAST for odds in there) <= len(pairs) // 10
+
+
+def test_the_nearer_two_vectors_the_less_is_asked_of_keypoints() -> None:
+    seen = [voters(pixels) for pixels in photographs().values()]
+    far, near = (glance(seen[0], seen[1], standout=standout) for standout in (0.0, 0.5))
+    assert near > far + 0.5
 
 
 def test_pictures_without_enough_keypoints_are_compared_as_a_whole() -> None:
@@ -64,14 +75,42 @@ def test_pictures_without_enough_keypoints_are_compared_as_a_whole() -> None:
     )
     left, right = voters(picture), voters(np.ascontiguousarray(picture[:, ::-1]))
     assert max(len(left), len(right)) < FEW
-    assert glance(left, right) == math.inf
-    assert glance(left, voters(other)) < LEAST
+    assert evidence(left, right, standout=0.0) is None
+    assert glance(left, right, standout=0.0) == math.inf
+    assert glance(left, voters(other), standout=0.0) < LEAST
 
 
-def test_supporters_are_counted_once_for_a_place() -> None:
+def test_what_lies_alike() -> None:
     keys = voters(photographs()["cat"])
-    assert supporters(keys, keys) > 2 * LEAST
-    assert glance(keys, keys) == 4, "more than four say no more: a pattern that repeats has them too"
-    assert supporters(keys, keys) <= len(np.unique(keys.points, axis=0))
+    same = lie_alike(keys, keys)
+    assert 8 < same.places <= len(np.unique(keys.points, axis=0))
+    assert same.likeness == pytest.approx(1.0, abs=0.01)  # bytes round
+    assert same.worth == pytest.approx(math.log1p(len(keys)), abs=0.4)
+    assert same.disorder == pytest.approx(0.0, abs=1e-6)
+    assert same.narrow == same.wide > 0.05
     nothing = voters(np.full((60, 60, 3), 90, np.uint8))
-    assert supporters(keys, nothing) == supporters(nothing, keys) == 0
+    assert lie_alike(keys, nothing) == lie_alike(nothing, keys) == Alike()
+
+
+def test_half_the_size_lies_closer_together() -> None:
+    keys = voters(photographs()["cat"])
+    height, width = photographs()["cat"].shape[:2]
+    framed = np.full((height, width, 3), 128, np.uint8)
+    framed[: height // 2, : width // 2] = cv2.resize(
+        photographs()["cat"], (width // 2, height // 2), interpolation=cv2.INTER_AREA
+    )
+    alike = lie_alike(keys, voters(framed))
+    assert alike.places >= 4
+    assert alike.narrow / alike.wide == pytest.approx(0.5, abs=0.1)
+
+
+def test_evidence_of_a_mirror_image_is_that_of_the_picture() -> None:
+    keys, other = voters(photographs()["cat"]), voters(photographs()["coffee"])
+    plain, mirrored = evidence(keys, keys, standout=0.2), evidence(keys, keys.mirrored(), standout=0.2)
+    assert plain is not None
+    assert mirrored is not None
+    np.testing.assert_allclose(mirrored, plain, atol=1e-4)
+    assert dict(zip(FEATURES, plain, strict=True))["four"] == 1.0
+    stranger = evidence(keys, other, standout=0.2)
+    assert stranger is not None
+    assert dict(zip(FEATURES, stranger, strict=True))["four"] == 0.0
