@@ -24,7 +24,7 @@ WEIGHTS = Path(__file__).with_name("glance.json")
 FEATURES = ("three", "four", "likeness", "worth", "narrow", "wide", "disorder", "standout")
 """three, four: whether so many places lie alike. likeness … disorder: see `ndd.verify.geometry.Alike`. standout: by how much
 the two vectors are nearer than they are to strangers (ADR 8)."""
-LEAST = -3.0
+LEAST = -3.4
 """Log odds from which a pair is worth a look."""
 FEW = 12
 """Where a picture has fewer than this the two are compared as a whole too."""
