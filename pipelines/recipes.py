@@ -26,7 +26,6 @@ _ITS_OWN = LossConfig(kind="infonce", alignment=2.0, pose=2.0, angle=1.0, agreem
 _DISTILLED = replace(_ITS_OWN, temperature=0.07, teacher=2.0, entropy=2.0)
 _EDITS = EditConfig(squash=2.0, perspective=0.4)
 _PLAIN = FinishConfig(background=0, whitening=0.0)
-_LEARNED = FinishConfig(views=4)
 
 
 def smoke_cpu() -> TrainConfig:
@@ -59,7 +58,6 @@ def small() -> TrainConfig:
         examples=12800,
         ramp=0.0,
         holdout=0.05,
-        finish=_LEARNED,
     )
 
 
@@ -78,7 +76,6 @@ def base() -> TrainConfig:
         ramp=0.3,
         holdout=0.05,
         precision="bf16",
-        finish=_LEARNED,
     )
 
 

@@ -166,7 +166,8 @@ def _conclude(
         card = model_card(state, data=data.facts(), engine=engine, workers=workers, device=device)
         network = final_model(state, out)
         rows = data.split.training
-        background = finish(network, data.store.open(), rows, state.config, init=init)
+        settings, seed = state.config.finish, state.config.seed
+        background = finish(network, data.store.open(), rows, settings, seed=seed, init=init)
         checkpoint.save(model, network, card=card, background=background)
     if init is not None:
         _export_too(model, init, data, seed=state.config.seed)

@@ -106,11 +106,8 @@ class FinishConfig(Config):
     background: int = 4000
     """Training pictures that whitening is learnt from and that distances are judged by; 0 for neither."""
     whitening: float = 0.75
-    """Each principal direction of the descriptors is divided by its standard deviation to this power; 0 leaves them. Only
-    where there are no `views`, or too few pictures to learn from them."""
-    views: int = 0
-    """Edited views of each of those pictures, from which it is learnt what edits change: those directions of the trunk's
-    features are divided by it (`ndd.training.finish.whiten_within`)."""
+    """Each principal direction of the descriptors is divided by its standard deviation to this power; 0 leaves them."""
+
     inherit: bool = False
     """Keep the background of the model that the run starts from: for a fine-tuning that hardly moves it, on pictures too few
     for one of their own."""
@@ -122,14 +119,9 @@ class FinishConfig(Config):
         )
         check(self.background >= 0, f"finish.background must not be negative, got {self.background}")
         check(0 <= self.whitening <= 1, f"finish.whitening must lie in 0…1, got {self.whitening}")
-        check(self.views >= 0, f"finish.views must not be negative, got {self.views}")
         check(
             self.background > 0 or self.whitening == 0,
             f"finish.whitening is {self.whitening} but finish.background is 0: nothing to learn it from; set both to 0",
-        )
-        check(
-            self.background > 0 or self.views == 0,
-            f"finish.views is {self.views} but finish.background is 0: views of nothing; set both to 0",
         )
 
 
