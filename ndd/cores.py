@@ -41,10 +41,12 @@ def _groups(root: Path) -> Iterator[Path]:
         _, controllers, path = (*line.split(":", 2), "", "")[:3]
         if controllers and "cpu" not in controllers.split(","):
             continue
-        top = root / "sys" / "fs" / "cgroup" / controllers
-        here = top / path.lstrip("/")
-        # Inside a container the group is often mounted as the top, under whatever path the host knows it by.
-        yield from {top, here, *(parent for parent in here.parents if parent.is_relative_to(top))}
+        # Mounted under the names of its controllers, in whatever order, or linked to from one of them.
+        for name in {controllers, "cpu"} if controllers else {""}:
+            top = root / "sys" / "fs" / "cgroup" / name
+            here = top / path.lstrip("/")
+            # Inside a container the group is often mounted as the top, under whatever path the host knows it by.
+            yield from {top, here, *(parent for parent in here.parents if parent.is_relative_to(top))}
 
 
 def _limit(group: Path) -> float | None:

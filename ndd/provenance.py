@@ -23,8 +23,10 @@ LIBRARIES = (
 )
 """Their release changes pixels, vectors or keypoints in the last digits, and the same key promises the same bytes."""
 
-SUFFIXES = frozenset({".py", ".html", ".j2", ".jinja", ".css", ".js"})
-"""What counts as code. Weights and calibration have digests of their own; caches and notes determine nothing."""
+SUFFIXES = frozenset({".py", ".html", ".j2", ".jinja", ".css", ".js", ".json", ".npy"})
+"""What counts as code, and tables that come with it (a vocabulary, a glance's weights); caches and notes determine nothing."""
+MODELS = frozenset({"champion"})
+"""Directories of models, whose weights and calibration have digests of their own."""
 
 
 @lru_cache
@@ -47,7 +49,11 @@ def code_version(*packages: str) -> str:
 def source_digest(directory: Path) -> str:
     """sha256 (hex) over the names and bytes of all source files below `directory`, in name order."""
     digest = hashlib.sha256()
-    files = (p for p in directory.rglob("*") if p.suffix in SUFFIXES and p.is_file())
+    files = (
+        p
+        for p in directory.rglob("*")
+        if p.suffix in SUFFIXES and p.is_file() and MODELS.isdisjoint(p.relative_to(directory).parts)
+    )
     for name, path in sorted((p.relative_to(directory).as_posix(), p) for p in files):
         digest.update(f"{name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()

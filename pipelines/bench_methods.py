@@ -25,6 +25,7 @@ import ndd.model.teacher
 import ndd.stages.decode
 from ndd.baselines import cosine_rows, dihedral_rows, hamming_rows, phash, sift, sift_scores
 from ndd.config import DecodeLimits
+from ndd.cores import cores
 from ndd.errors import UsageError
 from ndd.hashing import pdq
 from ndd.images import to_square
@@ -186,13 +187,11 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
     return Decoder(DecodeLimits(), size=_TEACHER_SIDE).pixels(path.read_bytes())
 
 
-def _each_block(
-    album: Album, compute: Callable[[Sequence[Path]], Columns], *, workers: int = os.cpu_count() or 1
-) -> Columns:
+def _each_block(album: Album, compute: Callable[[Sequence[Path]], Columns], *, workers: int | None = None) -> Columns:
     """`compute` over the album in blocks, on threads (decoding and the network release the lock), joined in order."""
     paths = _paths(album)
     blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers or cores()) as pool:
         parts = list(pool.map(compute, blocks))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -23,10 +24,9 @@ from ndd.find import FindRequest, T, Tally, Work, find
 from ndd.local import LocalRunner
 from ndd.parquet import read_table
 from ndd.stages.chunks import PROPOSALS
-from ndd.stages.match import SURE, pair_standout
 from ndd.stages.task import SearchTask
 from ndd.stages.work import GlanceWork
-from ndd.verify.glance import FEATURES, WEIGHTS, evidence
+from ndd.verify.glance import FEATURES, WEIGHTS, by_looks, evidence
 from pipelines.album import Album, build_album, read_photos, read_tar
 
 __all__ = ["Proposals", "add_arguments", "learn", "proposals", "run"]
@@ -48,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Learn, write, say from what; the exit code."""
+    if arguments.limit < 1 or arguments.copies < 1:
+        raise UsageError(f"--limit {arguments.limit} --copies {arguments.copies}: both must be at least 1")
     photos, singles = (
         sorted(found, key=lambda photo: photo.name)[: arguments.limit]
         for found in (_read(arguments.photos), _read(arguments.singles) if arguments.singles else [])
@@ -58,13 +60,16 @@ def run(arguments: argparse.Namespace) -> int:
     said = learn(seen)
     with atomic_path(arguments.out) as temporary:
         temporary.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-    sys.stdout.write(f"{arguments.out}: from {said['copies']} copies and {said['strangers']} strangers\n")
+    sys.stdout.write(
+        f"{arguments.out}: from {said['copies']} copies and {said['strangers']} strangers; sure without them were "
+        f"{seen.sure[0]} and {seen.sure[1]} more, {seen.missed} copies were lost before\n"
+    )
     return 0
 
 
 class Proposals:
     """P pairs that a search would glance at. features: (P, F). copies: (P,) bool. sure: how many copies and strangers go on
-    without a glance. missed: copies that nobody proposed."""
+    whatever their keypoints say. missed: copies that do not: nobody proposed them, or they have too few keypoints."""
 
     def __init__(
         self, features: NDArray[np.float64], copies: NDArray[np.bool_], sure: tuple[int, int], missed: int
@@ -73,18 +78,19 @@ class Proposals:
 
 
 def proposals(album: Album, *, work: Path, model: Path | None) -> Proposals:
-    """Search `album` as far as its glances. work: a directory for the search."""
+    """Search `album` as far as its glances. work: a directory for the search. Raises what a search raises."""
     runner = _Looking(album)
     try:
         find(FindRequest(paths=[album.root / "images"], out=work, model=model), runner)
     except _Seen:
         assert runner.seen is not None
         return runner.seen
-    raise UsageError(f"{album.root}: nothing in it was proposed as a pair; name more photographs")
+    raise AssertionError("a search glances at what it has proposed, be it nothing")
 
 
 def learn(seen: Proposals) -> dict[str, float]:
-    """What glance.json holds: bias, the weight of each of FEATURES, and how many copies and strangers it is from."""
+    """What glance.json holds: bias, the weight of each of FEATURES, and how many copies and strangers it is from. UsageError
+    where there are too few of either."""
     from sklearn.linear_model import LogisticRegression
 
     strangers = int((~seen.copies).sum())
@@ -124,32 +130,30 @@ class _Looking(LocalRunner):
         return super().map(work, task, items, block=block)
 
     def _look(self, task: SearchTask) -> Proposals:
-        album, voters = task.album(), task.voter_store()
-        ids = album.texts("id")
+        work, album = GlanceWork(task), task.album()
         names = np.unique([self._group[path] for path in album.texts("path")], return_inverse=True)[1]
         table = read_table(task.proposed, PROPOSALS)
         left, right = (table.column(name).to_numpy() for name in ("left", "right"))
-        copies = names[left] == names[right]
-        standout = pair_standout(album.vectors, album.table.column("hubness").to_numpy(), left, right)
-        rows: list[Sequence[float]] = []
-        asked = []
-        for at in np.flatnonzero(table.column("promise").to_numpy() != SURE):
-            keypoints = [voters.get(ids[int(side[at])]) for side in (left, right)]
-            a, b = keypoints
-            found = None if a is None or b is None else evidence(a, b, standout=float(standout[at]))
-            if found is not None:
-                asked.append(at)
-                rows.append(found)
-        sure = np.ones(len(left), bool)
-        sure[asked] = False
+        copies, standout = names[left] == names[right], work.standout(range(len(table)))
+        rows: dict[int, Sequence[float]] = {}
+        sure = np.zeros(len(table), bool)
+        for at, out in enumerate(standout.tolist()):
+            seen = work.seen(at)
+            said = math.inf if seen is None else by_looks(*seen, standout=out)
+            sure[at] = said == math.inf
+            if said is None and seen is not None:
+                rows[at] = evidence(*seen, standout=out)
         sizes = np.bincount(names)
+        asked = copies[list(rows)]
         return Proposals(
-            features=np.array(rows, np.float64).reshape(len(rows), len(FEATURES)),
-            copies=copies[asked],
+            features=np.array(list(rows.values()), np.float64).reshape(len(rows), len(FEATURES)),
+            copies=asked,
             sure=(int((sure & copies).sum()), int((sure & ~copies).sum())),
-            missed=int((sizes * (sizes - 1) // 2).sum() - copies.sum()),
+            missed=int((sizes * (sizes - 1) // 2).sum() - asked.sum() - (sure & copies).sum()),
         )
 
 
 def _read(place: Path) -> Sequence[Any]:
+    if not place.exists():
+        raise UsageError(f"{place}: there is no such folder or tar; name one with photographs")
     return list(read_tar(place) if place.suffix == ".tar" else read_photos(place))

@@ -40,8 +40,7 @@ def locally(
     args: argparse.Namespace, config: TrainConfig, data: TrainData, out: Path, stopped: threading.Event
 ) -> dict[str, Any] | None:
     """Train in this process; what to print, or None if `stopped` ended it early."""
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads or min(torch.get_num_threads(), cores()))
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     prototypes = None
     if args.teacher is not None:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ndd.files import atomic_path, make_directory
 from ndd.stages.verify import Voters, VoterStore
 from ndd.verify.glance import FEW
-from ndd.verify.keypoints import VOTERS, mirror_descriptors
+from ndd.verify.keypoints import BANDWIDTH, VOTERS, mirror_descriptors
 from ndd.verify.words import NEAREST, mirrored_words, vocabulary
 
 __all__ = ["LOUD", "PROPOSED", "Ballot", "Votes", "write_votes"]
@@ -36,8 +36,6 @@ LOUD = 6.0
 """Votes from which a pair needs no glance: patterns that repeat have many and yet few keypoints that lie alike."""
 
 _ANSWERS = 4
-_BANDWIDTH = 50_000.0
-"""Squared distance of two descriptors (length 512) at which a match is worth 1/e; that of strangers is 10⁵ and more."""
 _TURNS, _ZOOMS = 12, 16
 _SHIFTS = ((0.0, 0.0), (0.5, 0.5), (0.0, 0.5), (0.5, 0.0))
 """Cells of one octave and 30° lie on four grids, so that what agrees is cut by the borders of at most three of them."""
@@ -170,7 +168,7 @@ class Votes:
         asks, found, distances, picture = asks[first], found[first], distances[first], picture[first]
         octave, angle = _unpose(self._poses[picture, found % most])
         zoom, turn = octave - octaves_Q[asks], (angle - angles_Q[asks]) / (2 * np.pi) % 1.0
-        keys, worth = (owner_Q[asks] << 32) | picture, np.exp(-distances / _BANDWIDTH)
+        keys, worth = (owner_Q[asks] << 32) | picture, np.exp(-distances / BANDWIDTH)
         parts = []
         for along, around in _SHIFTS:
             cell = np.clip(np.floor(zoom + along), -_ZOOMS // 2, _ZOOMS // 2 - 1).astype(np.int64) + _ZOOMS // 2

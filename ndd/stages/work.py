@@ -28,6 +28,7 @@ from ndd.stages.verify import KeypointStore, compare, needs_keypoints, to_text
 from ndd.stages.votes import Votes, write_votes
 from ndd.types import Failure, ImageId
 from ndd.verify.glance import LEAST, glance
+from ndd.verify.keypoints import Keypoints
 
 __all__ = [
     "Counts",
@@ -229,21 +230,31 @@ class GlanceWork:
 
     def __call__(self, batch: Batch) -> Counts:
         """Counts: pairs, left (of them)."""
-        asked = np.asarray(batch["pair"], np.int64)
-        standout = pair_standout(self._vectors, self._hubness, self._left[asked], self._right[asked])
-        kept = [at for at, out in zip(asked.tolist(), standout.tolist(), strict=True) if self._worth_a_look(at, out)]
+        asked = batch["pair"]
+        standout = self.standout(asked).tolist()
+        kept = [int(at) for at, out in zip(asked, standout, strict=True) if self._worth_a_look(int(at), out)]
         rows = {"left": self._left[kept].tolist(), "right": self._right[kept].tolist()}
         self._store.write(rows, of=batch["pair"])
         return {"pairs": len(batch["pair"]), "left": len(kept)}
 
+    def standout(self, pairs: Any) -> NDArray[np.float64]:
+        """(P,) by how much the vectors of each pair stand out."""
+        at = np.asarray(pairs, np.int64)
+        return pair_standout(self._vectors, self._hubness, self._left[at], self._right[at])
+
     def _worth_a_look(self, at: int, standout: float) -> bool:
+        seen = self.seen(at)
+        return seen is None or glance(*seen, standout=standout) >= LEAST
+
+    def seen(self, at: int) -> tuple[Keypoints, Keypoints] | None:
+        """The voters of a pair; None where it is not for a glance to decide: sure, flat, or not to be read any more."""
         if self._promise[at] == SURE:
-            return True
+            return None
         ids = [self._ids[int(side[at])] for side in (self._left, self._right)]
         if not all(id in self._voters for id in ids):
-            return True  # flat, or not to be read any more: not for a glance to decide
+            return None
         left, right = (self._keypoints(id) for id in ids)
-        return left is None or right is None or glance(left, right, standout=standout) >= LEAST
+        return None if left is None or right is None else (left, right)
 
 
 def _extract_missing(store: KeypointStore, album: Album, rows: NDArray[np.int64], decoder: Decoder) -> int:

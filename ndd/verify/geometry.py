@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ndd.verify.appearance import Appearance, compare
 from ndd.verify.fitting import Matches, best_similarity, fit
 from ndd.verify.guide import COSINE, Guide
-from ndd.verify.keypoints import DESCRIPTOR_NORM, Keypoints
+from ndd.verify.keypoints import BANDWIDTH, DESCRIPTOR_NORM, Keypoints
 from ndd.verify.whole import guess_turn
 
 __all__ = ["Alike", "GeometricEvidence", "lie_alike", "rank", "verify"]
@@ -183,13 +183,15 @@ def lie_alike(a: Keypoints, b: Keypoints) -> Alike:
         return Alike()
     matches = _paired(a, b, _places(a), _places(b), rows, columns)
     agreeing = best_similarity(matches)
+    if not agreeing.any():  # none is of a size that an edit makes
+        return Alike()
     near = cosine[rows[agreeing], columns[agreeing]].astype(np.float64)
     left, right = matches.left[agreeing], matches.right[agreeing]
     spread = sorted(float(np.std(side.astype(np.complex128))) for side in (left, right))
     return Alike(
         places=len(np.unique(left)),
         likeness=float(near.mean()),
-        worth=float(np.log1p(np.exp((near - 1.0) * (2.0 * DESCRIPTOR_NORM**2 / 50_000.0)).sum())),
+        worth=float(np.log1p(np.exp((near - 1.0) * (2.0 * DESCRIPTOR_NORM**2 / BANDWIDTH)).sum())),
         narrow=spread[0],
         wide=spread[1],
         disorder=float(np.std(np.log(np.abs(matches.zoom[agreeing]).astype(np.float64)))),

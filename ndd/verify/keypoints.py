@@ -13,10 +13,21 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DESCRIPTOR_NORM", "VOTERS", "VOTING_SIDE", "Keypoints", "extract", "grey_within", "mirror_descriptors"]
+__all__ = [
+    "BANDWIDTH",
+    "DESCRIPTOR_NORM",
+    "VOTERS",
+    "VOTING_SIDE",
+    "Keypoints",
+    "extract",
+    "grey_within",
+    "mirror_descriptors",
+]
 
 DESCRIPTOR_NORM = 512.0
 """A RootSIFT vector has length 1; it is stored as round(512 × value) in uint8 (no component reaches .5 in practice)."""
+BANDWIDTH = 50_000.0
+"""Squared distance of two descriptors (length 512) at which a match is worth 1/e; that of strangers is 10⁵ and more."""
 
 _SIDE = 192
 """Longer side of the picture searched, pixels. OpenCV doubles it first, so the finest blobs are seen as at 384."""

@@ -48,6 +48,12 @@ def test_the_first_version_of_control_groups(tmp_path: Path) -> None:
     assert quota(system(tmp_path, "5:memory:/job\n2:cpu,cpuacct:/job\n", **files)) == 0.5
 
 
+@pytest.mark.parametrize("mounted", ["cpu", "cpuacct,cpu"])
+def test_the_first_version_mounted_under_another_name(tmp_path: Path, mounted: str) -> None:
+    files = {f"{mounted}__cpu_at_cfs_quota_us": "300000\n", f"{mounted}__cpu_at_cfs_period_us": "100000\n"}
+    assert quota(system(tmp_path, "2:cpuacct,cpu:/docker/4f6c\n", **files)) == 3.0
+
+
 @pytest.mark.parametrize("content", ["max 100000\n", "-1 100000\n", "", "two cores\n", "100000 0\n"])
 def test_nothing_that_limits(tmp_path: Path, content: str) -> None:
     assert quota(system(tmp_path, "0::/\n", cpu_at_max=content)) is None
@@ -66,7 +72,7 @@ def test_threads_for_what_is_paid(monkeypatch: pytest.MonkeyPatch, paid: float |
 
 
 def test_a_system_that_does_not_tell_what_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 10)
     monkeypatch.setattr(module, "quota", lambda: None)
     assert cores() == 10
