@@ -25,6 +25,8 @@ def test_source_digest_sees_code_and_nothing_else(tmp_path: Path) -> None:
     (package / "__pycache__" / "a.cpython-311.pyc").write_bytes(b"\0")
     (package / "weights.safetensors").write_bytes(b"\0")
     (package / "py.typed").touch()
+    (package / "champion").mkdir()
+    (package / "champion" / "calibration.json").write_text("{}")  # has a digest of its own
     assert source_digest(package) == before
     assert source_digest(Path(shutil.copytree(package, tmp_path / "elsewhere"))) == before
 
@@ -33,7 +35,10 @@ def test_source_digest_sees_code_and_nothing_else(tmp_path: Path) -> None:
     (package / "a.py").rename(package / "b.py")
     renamed = source_digest(package)
     (package / "sub" / "page.html").write_text("<q>")
-    assert len({before, changed, renamed, source_digest(package)}) == 4
+    repainted = source_digest(package)
+    (package / "sub" / "table.json").write_text("[1]")
+    (package / "sub" / "words.npy").write_bytes(b"1")
+    assert len({before, changed, renamed, repainted, source_digest(package)}) == 5
 
 
 def test_code_version_is_equal_for_a_copy_installed_elsewhere(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from ndd.stages.work import (
     join_album,
     put_candidates,
 )
+from ndd.verify.glance import glance
 from tests.samples import small_album
 
 
@@ -258,6 +259,37 @@ def test_the_same_bytes_on_both_sides_are_looked_at_once(model: Path, pictures: 
     )
     assert (counts["pending"], counts["wanted"]) == (2, 2)
     assert KeypointWork(task)({"wanted": [0, 1]})["keypoints"] == 2
+
+
+def test_a_glance_goes_by_voters_and_vectors(
+    model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task(tmp_path / "task", model, pictures)
+    EmbedWork(task)(task.read_manifest().to_pydict())
+    paths = task.album().texts("path")
+    rows = sorted(paths.index(name) for name in ("cat.png", "coffee.png", "rocket.png"))
+    pairs = [(rows[0], rows[1]), (rows[0], rows[2]), (rows[1], rows[2])]
+    proposed = {"left": [a for a, _ in pairs], "right": [b for _, b in pairs], "promise": [1.0] * 3}
+    task.proposal_store().write(proposed, of=range(3))
+    gather(task)
+    work, album, voters = GlanceWork(task), task.album(), task.voter_store()
+    ids, vectors = album.texts("id"), album.vectors.astype(np.float64)
+    crowd = album.table.column("hubness").to_numpy()
+    odds = []
+    for a, b in pairs:
+        left, right = voters.get(ids[a]), voters.get(ids[b])
+        assert left is not None
+        assert right is not None
+        cosine = vectors[a] @ vectors[b] / np.linalg.norm(vectors[a]) / np.linalg.norm(vectors[b])
+        odds.append(glance(left, right, standout=cosine - (crowd[a] + crowd[b]) / 2))
+    between = float(np.mean(np.sort(odds)[:2]))
+    assert min(odds) < between - 1e-6
+    monkeypatch.setattr("ndd.stages.work.LEAST", between)
+    assert work({"pair": [0, 1, 2]}) == {"pairs": 3, "left": 2}
+    left_over = task.seen_store().read().to_pylist()
+    assert [(row["left"], row["right"]) for row in left_over] == [
+        p for p, o in zip(pairs, odds, strict=True) if o > between
+    ]
 
 
 def test_a_pair_that_anyone_is_sure_of_is_not_glanced_at(
