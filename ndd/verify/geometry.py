@@ -173,29 +173,58 @@ class Alike(NamedTuple):
     disorder: float = 0.0
 
 
-def lie_alike(a: Keypoints, b: Keypoints) -> Alike:
-    """What lies alike in `a` and `b`."""
-    if len(a) < 2 or len(b) < 2:
+def lie_alike(a: Keypoints, b: Keypoints, *, enough: int = 0) -> Alike:
+    """What lies alike in `a` and `b`, or, if that is at fewer places than `enough`, in `a` and the mirrored `b` if it is more."""
+    found = _agreement(a, b)
+    if found is None or found.places < enough:
+        mirrored = _agreement(a, b.mirrored()) if enough else None
+        found = max((x for x in (found, mirrored) if x is not None), key=_size, default=None)
+    if found is None:
         return Alike()
+    narrow, wide = sorted(map(_spread, (found.left, found.right)))
+    likeness, disorder = float(found.cosine.mean()), _spread(np.log(found.size))
+    return Alike(found.places, likeness, found.worth, narrow, wide, disorder)
+
+
+class _Agreement(NamedTuple):
+    """The matches that agree with the best similarity. size: how much larger each keypoint is in the second picture."""
+
+    places: int
+    worth: float
+    cosine: npt.NDArray[np.float64]
+    left: Complex
+    right: Complex
+    size: npt.NDArray[np.float64]
+
+
+def _agreement(a: Keypoints, b: Keypoints) -> _Agreement | None:
+    """None where there is no match, or none of a size that an edit makes."""
+    if len(a) < 2 or len(b) < 2:
+        return None
     cosine = _cosines(a, b)
     rows, columns = _tentative(cosine)
     if not len(rows):
-        return Alike()
+        return None
     matches = _paired(a, b, _places(a), _places(b), rows, columns)
     agreeing = best_similarity(matches)
-    if not agreeing.any():  # none is of a size that an edit makes
-        return Alike()
+    if not agreeing.any():
+        return None
     near = cosine[rows[agreeing], columns[agreeing]].astype(np.float64)
     left, right = matches.left[agreeing], matches.right[agreeing]
-    spread = sorted(float(np.std(side.astype(np.complex128))) for side in (left, right))
-    return Alike(
-        places=len(np.unique(left)),
-        likeness=float(near.mean()),
-        worth=float(np.log1p(np.exp((near - 1.0) * (2.0 * DESCRIPTOR_NORM**2 / BANDWIDTH)).sum())),
-        narrow=spread[0],
-        wide=spread[1],
-        disorder=float(np.std(np.log(np.abs(matches.zoom[agreeing]).astype(np.float64)))),
-    )
+    worth = float(np.log1p(np.exp((near - 1.0) * (2.0 * DESCRIPTOR_NORM**2 / BANDWIDTH)).sum()))
+    size = np.abs(matches.zoom[agreeing]).astype(np.float64)
+    return _Agreement(len(set(left.tolist())), worth, near, left, right, size)
+
+
+def _size(found: _Agreement) -> tuple[int, float]:
+    return found.places, found.worth
+
+
+def _spread(values: npt.NDArray[Any]) -> float:
+    """Standard deviation of numbers, also of complex ones."""
+    off = np.asarray(values, np.complex128)
+    off = off - off.mean()
+    return float(np.sqrt(np.vdot(off, off).real / len(off)))
 
 
 def _matches(a: Keypoints, b: Keypoints, left: Complex, right: Complex, cosine: Floats) -> Matches:

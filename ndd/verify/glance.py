@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from ndd.verify.geometry import Alike, lie_alike, rank
+from ndd.verify.geometry import lie_alike, rank
 from ndd.verify.keypoints import Keypoints
 from ndd.verify.whole import guess_turn
 
@@ -55,9 +55,7 @@ def by_looks(a: Keypoints, b: Keypoints, *, standout: float) -> float | None:
 def evidence(a: Keypoints, b: Keypoints, *, standout: float) -> tuple[float, ...]:
     """The FEATURES of a pair."""
     a, b = _ordered(a, b)
-    alike = lie_alike(a, b)
-    if alike.places < 4:
-        alike = max(alike, lie_alike(a, b.mirrored()), key=_size)
+    alike = lie_alike(a, b, enough=4)
     values = {
         **alike._asdict(),
         **{name: float(alike.places >= count) for name, count in (("three", 3), ("four", 4))},
@@ -73,10 +71,6 @@ def _look_alike(a: Keypoints, b: Keypoints) -> bool:
 
 def _ordered(a: Keypoints, b: Keypoints) -> tuple[Keypoints, Keypoints]:
     return (b, a) if rank(a) > rank(b) else (a, b)
-
-
-def _size(alike: Alike) -> tuple[int, float]:
-    return alike.places, alike.worth
 
 
 @functools.cache
