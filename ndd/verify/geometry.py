@@ -174,7 +174,7 @@ class Alike(NamedTuple):
 
 
 def lie_alike(a: Keypoints, b: Keypoints, *, enough: int = 0) -> Alike:
-    """What lies alike in `a` and `b`, or in `a` and the mirrored `b`, if that is more and the first at fewer places than `enough`."""
+    """What lies alike in `a` and `b`; at fewer places than `enough`, or in `a` and the mirrored `b` if that is more."""
     found = _agreement(a, b)
     if found is None or found.places < enough:
         mirrored = _agreement(a, b.mirrored()) if enough else None
