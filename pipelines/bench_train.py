@@ -76,10 +76,10 @@ def measure(*, blocks: int = 10, steps: int = 12, size: int = 32, batch: int = 3
             work.mkdir()
             # The plain loop may use what one worker may: a core for the network, another for the views.
             turns = blocks if workers == 1 else max(2, blocks // 3)
-            task = Task(config=config, store=store, work=work, blocks=turns, threads=max(1, _cores() // 2))
+            task = Task(config=config, store=store, work=work, blocks=turns, threads=max(1, cores() // 2))
             sides[workers] = _in_turns(task, workers)
     facts = {
-        "cores": _cores(),
+        "cores": cores(),
         "load": os.getloadavg()[0],
         "blocks": blocks,
         "steps": steps,
@@ -292,10 +292,6 @@ def _put(path: Path, text: str) -> None:
     temporary = path.with_suffix(".part")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
-
-
-def _cores() -> int:
-    return cores()
 
 
 def _blobs(count: int, size: int) -> Iterator[tuple[ImageId, str, NDArray[np.uint8]]]:

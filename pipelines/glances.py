@@ -12,6 +12,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +68,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Proposals:
     """P pairs that a search would glance at. features: (P, F). copies: (P,) bool. sure: how many copies and strangers go on
     whatever their keypoints say. missed: copies that do not: nobody proposed them, or they have too few keypoints."""
 
-    def __init__(
-        self, features: NDArray[np.float64], copies: NDArray[np.bool_], sure: tuple[int, int], missed: int
-    ) -> None:
-        self.features, self.copies, self.sure, self.missed = features, copies, sure, missed
+    features: NDArray[np.float64]
+    copies: NDArray[np.bool_]
+    sure: tuple[int, int]
+    missed: int
 
 
 def proposals(album: Album, *, work: Path, model: Path | None) -> Proposals:

@@ -21,37 +21,45 @@ def system(root: Path, group: str, **files: str) -> Path:
     return root
 
 
-def test_a_container_of_two_cores_and_a_half(tmp_path: Path) -> None:
-    assert quota(system(tmp_path, "0::/\n", cpu_at_max="250000 100000\n")) == 2.5
+V1 = {"cpu_at_cfs_quota_us": "50000\n", "cpu_at_cfs_period_us": "100000\n"}
 
 
-def test_the_narrowest_of_nested_groups_counts(tmp_path: Path) -> None:
-    files = {
-        "cpu_at_max": "max 100000\n",
-        "pods__cpu_at_max": "150000 50000\n",
-        "pods__one__cpu_at_max": "800000 100000\n",
-    }
-    assert quota(system(tmp_path, "0::/pods/one\n", **files)) == 3.0
-
-
-def test_a_group_known_to_the_host_by_another_path(tmp_path: Path) -> None:
-    assert quota(system(tmp_path, "0::/docker/4f6c\n", cpu_at_max="100000 100000\n")) == 1.0
-
-
-def test_the_first_version_of_control_groups(tmp_path: Path) -> None:
-    files = {
-        "cpu,cpuacct__job__cpu_at_cfs_quota_us": "50000\n",
-        "cpu,cpuacct__job__cpu_at_cfs_period_us": "100000\n",
-        "memory__job__cpu_at_cfs_quota_us": "1000\n",
-        "memory__job__cpu_at_cfs_period_us": "100000\n",
-    }
-    assert quota(system(tmp_path, "5:memory:/job\n2:cpu,cpuacct:/job\n", **files)) == 0.5
-
-
-@pytest.mark.parametrize("mounted", ["cpu", "cpuacct,cpu"])
-def test_the_first_version_mounted_under_another_name(tmp_path: Path, mounted: str) -> None:
-    files = {f"{mounted}__cpu_at_cfs_quota_us": "300000\n", f"{mounted}__cpu_at_cfs_period_us": "100000\n"}
-    assert quota(system(tmp_path, "2:cpuacct,cpu:/docker/4f6c\n", **files)) == 3.0
+@pytest.mark.parametrize(
+    ("group", "files", "wanted"),
+    [
+        pytest.param("0::/\n", {"cpu_at_max": "250000 100000\n"}, 2.5, id="a container of two cores and a half"),
+        pytest.param(
+            "0::/pods/one\n",
+            {"cpu_at_max": "max 100000\n", "pods__cpu_at_max": "150000 50000\n", "pods__one__cpu_at_max": "8 1\n"},
+            3.0,
+            id="the narrowest of nested groups",
+        ),
+        pytest.param(
+            "0::/docker/4f6c\n", {"cpu_at_max": "100000 100000\n"}, 1.0, id="known to the host by another path"
+        ),
+        pytest.param(
+            "5:memory:/job\n2:cpu,cpuacct:/job\n",
+            {f"cpu,cpuacct__job__{name}": text for name, text in V1.items()}
+            | {f"memory__job__{name}": "1000\n" for name in V1},
+            0.5,
+            id="the first version",
+        ),
+        pytest.param(
+            "2:cpuacct,cpu:/docker/4f6c\n",
+            {f"cpu__{name}": text for name, text in V1.items()},
+            0.5,
+            id="the first version, mounted under one of its names",
+        ),
+        pytest.param(
+            "2:cpuacct,cpu:/docker/4f6c\n",
+            {f"cpuacct,cpu__{name}": text for name, text in V1.items()},
+            0.5,
+            id="the first version, its names in another order",
+        ),
+    ],
+)
+def test_what_a_container_may_use(tmp_path: Path, group: str, files: dict[str, str], wanted: float) -> None:
+    assert quota(system(tmp_path, group, **files)) == wanted
 
 
 @pytest.mark.parametrize("content", ["max 100000\n", "-1 100000\n", "", "two cores\n", "100000 0\n"])

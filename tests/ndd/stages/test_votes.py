@@ -136,7 +136,7 @@ def test_a_neighbour_is_proposed_by_how_far_it_stands_out_and_by_its_votes(
     assert set(promised(standout=-1.0, votes=None).values()) == {SURE}, "without votes every neighbour is worth a look"
     assert pair not in promised(standout=-0.1, votes=votes), "no nearer than strangers, and hardly a keypoint in common"
     near, nearer = (promised(standout=by, votes=votes)[pair] for by in (0.2, 0.3))
-    assert nearer - near == pytest.approx(0.6, abs=0.02), "the nearer, the less is asked of a glance"
+    assert nearer - near == pytest.approx(0.6, abs=0.02), "the nearer its vectors, the more a pair promises"
     assert near < SURE
     crowd, most, ballot = 0.1, 3.0, votes.ballot(np.arange(count), side=0)
     monkeypatch.setattr(match, "_MOST_VOTES", most)
